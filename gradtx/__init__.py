@@ -1,0 +1,57 @@
+"""gradtx: composable gradient transformations for JAX, where a chain is data."""
+
+# The core
+from gradtx._apply import apply_updates as apply_updates
+from gradtx._apply import step as step
+from gradtx._core.chain import chain as chain
+from gradtx._core.chain import named_chain as named_chain
+from gradtx._core.chain import scope as scope
+from gradtx._core.hyperparameters import decay_field as decay_field
+from gradtx._core.hyperparameters import number_field as number_field
+from gradtx._core.schedule import Schedule as Schedule
+from gradtx._core.signal import Signal as Signal
+from gradtx._core.slots import Slot as Slot
+from gradtx._core.slots import State as State
+from gradtx._core.stages import Leafwise as Leafwise
+from gradtx._core.stages import Step as Step
+from gradtx._core.stages import Treewise as Treewise
+from gradtx._core.transform import Transform as Transform
+from gradtx._core.transform import named as named
+from gradtx._inject import inject_hyperparams as inject_hyperparams
+
+# Optimizers
+from gradtx._optimizers.adagrad import adagrad as adagrad
+from gradtx._optimizers.adam import adam as adam
+from gradtx._optimizers.adam import adamw as adamw
+from gradtx._optimizers.averaging import ema as ema
+from gradtx._optimizers.rmsprop import rmsprop as rmsprop
+from gradtx._optimizers.sgd import sgd as sgd
+
+# Primitives: estimators
+from gradtx._primitives.bias_correction import bias_correction as bias_correction
+
+# Primitives: clipping
+from gradtx._primitives.clipping import clip as clip
+from gradtx._primitives.clipping import clip_by_global_norm as clip_by_global_norm
+from gradtx._primitives.clipping import global_norm as global_norm
+from gradtx._primitives.moments import ema_centered_moment as ema_centered_moment
+from gradtx._primitives.moments import ema_first_moment as ema_first_moment
+from gradtx._primitives.moments import ema_second_moment as ema_second_moment
+from gradtx._primitives.moments import sum_of_squares as sum_of_squares
+
+# Primitives: momentum
+from gradtx._primitives.momentum import nesterov as nesterov
+from gradtx._primitives.momentum import trace as trace
+
+# Primitives: scaling
+from gradtx._primitives.scaling import identity as identity
+from gradtx._primitives.scaling import scale as scale
+from gradtx._primitives.scaling import scale_by_learning_rate as scale_by_learning_rate
+from gradtx._primitives.scaling import scale_by_rms as scale_by_rms
+from gradtx._primitives.scaling import scale_by_schedule as scale_by_schedule
+
+# Primitives: weight decay
+from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_weights
+from gradtx._primitives.weight_decay import decoupled_weight_decay as decoupled_weight_decay
+
+__version__ = "0.1.0"

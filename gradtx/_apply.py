@@ -1,0 +1,103 @@
+"""Adding an update to the parameters, and a whole step in one compiled call."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core import dtypes, trees
+from gradtx._core.transform import Transform
+
+
+def apply_updates(params: Any, updates: Any) -> Any:
+    """Add updates to parameters, after checking that they fit.
+
+    Args:
+        params: a tree of arrays; None is "no parameter here".
+        updates: a tree of the same structure and shapes, from `update(grads, state, params)`.
+
+    Returns:
+        The sums, computed in at least float32 and rounded to nearest, in the parameters' dtypes.
+
+    Raises:
+        ValueError: a leaf is missing, or of another shape.
+        TypeError: a parameter or update is not floating or complex (an integer sum would be truncated), an update is
+            complex and its parameter real, or an update is narrower than its parameter: it has lost digits, or the
+            two arguments are swapped.
+    """
+    leaves, treedef = trees.flatten(params, "the parameter")
+    deltas = trees.flatten_like(treedef, params, updates, "the updates", "the parameters")
+    for i, (param, delta) in enumerate(zip(leaves, deltas, strict=True)):
+        _check(param, delta, params, i)
+    return jax.tree.unflatten(treedef, _add(leaves, deltas))
+
+
+@jax.jit
+def _add(params: list[Any], updates: list[Any]) -> list[Any]:
+    def one(param: Any, update: Any) -> Any:
+        wide = dtypes.compute_dtype(update.dtype)
+        return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
+
+    return [one(*pair) for pair in zip(params, updates, strict=True)]
+
+
+def _check(param: Any, update: Any, tree: Any, index: int) -> None:
+    def where() -> str:
+        return f"leaf {trees.leaf_paths(tree)[index]}"
+
+    if not dtypes.is_inexact(update.dtype):
+        raise TypeError(f"{where()}: expected a floating or complex update, got {update.dtype}")
+    if not dtypes.is_inexact(param.dtype):
+        raise TypeError(
+            f"{where()}: expected a floating or complex parameter, got {param.dtype}, in which an update of dtype "
+            f"{update.dtype} would be truncated"
+        )
+    if update.shape != param.shape:
+        raise ValueError(f"{where()}: expected an update of the parameter's shape {param.shape}, got {update.shape}")
+    is_complex = [jnp.issubdtype(x.dtype, jnp.complexfloating) for x in (param, update)]
+    if is_complex == [False, True]:
+        raise TypeError(f"{where()}: expected a real update for a {param.dtype} parameter, got {update.dtype}")
+    if is_complex == [False, False] and dtypes.promote(np.dtype(param.dtype), np.dtype(update.dtype)) != update.dtype:
+        raise TypeError(
+            f"{where()}: expected an update at least as wide as its {param.dtype} parameter, got {update.dtype}; "
+            "apply_updates takes (params, updates) in this order, and update(...) needs the params"
+        )
+
+
+def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = True, **extra: Any) -> tuple[Any, Any]:
+    """One optimizer step in one compiled call; `tx` is data, so another learning rate does not compile again.
+
+    Args:
+        tx: a gradtx transformation.
+        params: a tree of floating or complex arrays.
+        state: from `tx.init(params)` or the last step.
+        grads: the gradients, a tree like the parameters.
+        donate: whether `params` and `state` are used up (their memory holds the results). Pass False to keep them.
+        **extra: keywords for stages that ask for them. Functions among them are static: pass the same one each time.
+
+    Returns:
+        `(params, state)` after the step.
+
+    Raises:
+        TypeError: `tx` is not a gradtx transformation (wrap Optax's: `gradtx.chain(tx)`).
+    """
+    if not isinstance(tx, Transform):
+        raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
+    static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v))
+    arrays = {k: v for k, v in extra.items() if not callable(v)}
+    return (_donating_step if donate else _keeping_step)(static, tx, params, state, grads, arrays)
+
+
+def _step(
+    static: tuple[tuple[str, Any], ...], tx: Transform, params: Any, state: Any, grads: Any, extra: dict[str, Any]
+) -> tuple[Any, Any]:
+    updates, state = tx.update(grads, state, params, **dict(static), **extra)
+    return apply_updates(params, updates), state
+
+
+_keeping_step = functools.partial(jax.jit, static_argnums=0)(_step)
+_donating_step = functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))(_step)

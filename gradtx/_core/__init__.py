@@ -1,0 +1,1 @@
+"""The machine under every transform: specs, hyperparameters, signals, slots, leaf programs."""

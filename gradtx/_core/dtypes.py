@@ -1,0 +1,42 @@
+"""Which dtype is used where: arithmetic in float32 or wider, updates in what parameter and gradient promote to."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@functools.lru_cache(maxsize=None)
+def compute_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype of the arithmetic for a parameter: float32 for anything narrower, else its own."""
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        return np.dtype(np.float32)
+    return dtype
+
+
+@functools.lru_cache(maxsize=None)
+def real_dtype(dtype: np.dtype) -> np.dtype:
+    """float32 for complex64, float64 for complex128, else the dtype itself."""
+    return np.zeros((), dtype).real.dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
+
+
+@functools.lru_cache(maxsize=None)
+def promote(a: np.dtype, b: np.dtype) -> np.dtype:
+    """`jnp.promote_types`, also where the user asked for strict promotion."""
+    if a == b:
+        return a
+    with jax.numpy_dtype_promotion("standard"):
+        return np.dtype(jnp.promote_types(a, b))
+
+
+def is_inexact(dtype: np.dtype) -> bool:
+    """Whether arrays of this dtype can be averaged: floating or complex."""
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def scalar_dtype() -> np.dtype:
+    """The dtype of per-step scalars: float32, or float64 where x64 is enabled."""
+    return jax.dtypes.canonicalize_dtype(np.float64)

@@ -1,0 +1,167 @@
+"""From a transformation's structure to the order of its work: linear stages, cut into leafwise and treewise runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+
+from gradtx._core import stages as st
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Adjacent stages that run together.
+
+    Attributes:
+        kind: how they run: as one program a leaf, as one program for all leaves, or by Optax.
+        indices: which stages of the plan.
+        keep: whether a later stage needs more of the signal than its update.
+        last: whether the chain ends here.
+    """
+
+    kind: Literal["leafwise", "treewise", "foreign"]
+    indices: tuple[int, ...]
+    keep: bool
+    last: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """What `init` and `update` need to know of a structure; made once, and cached."""
+
+    stages: tuple[st.Stage, ...]
+    skeletons: tuple[st.Stage, ...]
+    segments: tuple[Segment, ...]
+    clamp: bool
+    masked: tuple[int, ...]
+    needs_params: tuple[str, ...]
+    keeps_moments: tuple[str, ...]
+
+
+def linear(tx: Any) -> list[st.Stage]:
+    """The stages of a transformation in the order they run, scopes between markers."""
+    if tx.composite is None:
+        return [tx]
+    flat = [stage for part in tx.stages for stage in linear(part)]
+    if tx.composite == "chain":
+        return flat
+    return [st.enter_scope(_squares(tx.stages)), *flat, st.exit_scope()]
+
+
+def _squares(stages: Any) -> bool:
+    return any(getattr(stage, "squares", False) for stage in stages)
+
+
+def label(stage: st.Stage) -> str:
+    """What a message calls a stage."""
+    name = stage.__dict__.get("name")
+    return f"{type(stage).__name__} ({name!r})" if name else type(stage).__name__
+
+
+@functools.lru_cache(maxsize=1024)
+def plan_for(treedef: Any) -> Plan:
+    """The plan of every transformation with this structure."""
+    tx = jax.tree.unflatten(treedef, [None] * treedef.num_leaves)
+    stages = tuple(linear(tx))
+    _check_order(stages)
+    return Plan(
+        stages=stages,
+        skeletons=tuple(map(skeleton, stages)),
+        segments=tuple(_segments(stages)),
+        clamp=_squares(tx.stages if tx.composite == "chain" else (tx,)),
+        masked=tuple(i for i, s in enumerate(stages) if type(s).applies is not st.Stage.applies),
+        needs_params=tuple(label(s) for s in stages if "param" in s.requires),
+        keeps_moments=tuple(label(s) for s in stages if st.parameter_slots(s)),
+    )
+
+
+def skeleton(stage: st.Stage) -> st.Stage:
+    """A stage without numbers, name and mask: all that a leaf program depends on."""
+    dynamic, static = stage._split()
+    statics = tuple(None if n == "mask" else getattr(stage, n) for n in static)
+    return type(stage)._unflatten((None, statics), (None,) * len(dynamic))
+
+
+def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:
+    def kind(stage: st.Stage) -> Literal["leafwise", "treewise", "foreign"]:
+        if isinstance(stage, st.Foreign):
+            return "foreign"
+        return "treewise" if isinstance(stage, st.Treewise) else "leafwise"
+
+    runs: list[tuple[Any, list[int]]] = []
+    for i, stage in enumerate(stages):
+        if runs and kind(stage) == "leafwise" == runs[-1][0]:
+            runs[-1][1].append(i)
+        else:
+            runs.append((kind(stage), [i]))
+    segments = []
+    for n, (what, indices) in enumerate(runs):
+        later = [stages[i] for _, more in runs[n + 1 :] for i in more]
+        keep = any(
+            set(s.requires) - {"param"} or getattr(s, "estimates", None) or isinstance(s, st.exit_scope) for s in later
+        )
+        segments.append(Segment(what, tuple(indices), keep, n == len(runs) - 1))
+    return segments
+
+
+# ---- what is wrong with an order of stages ----
+
+_ESTIMATORS = {
+    "first": "an estimator of the first moment (ema_first_moment, trace)",
+    "second": "an estimator of the second moment (ema_second_moment, sum_of_squares)",
+}
+
+
+def check_estimators(tx: Any) -> None:
+    """Raise if two stages of one scope estimate the same moment of the gradient: no further stage can mend that."""
+    seen: dict[str, st.Stage] = {}
+    for stage in tx.stages:
+        moment = getattr(stage, "estimates", None)
+        if moment is None:
+            continue
+        if moment in seen:
+            raise ValueError(
+                f"{label(stage)} would estimate the {moment} moment that {label(seen[moment])} already estimates; "
+                f"to average what flows in at this place, isolate it: scope({stage!r})"
+            )
+        seen[moment] = stage
+
+
+def _check_order(stages: tuple[st.Stage, ...]) -> None:
+    """Raise if a stage stands where what it needs is not known, or where its work would be lost."""
+    frames: list[dict[str, Any]] = [{}]
+    for stage in stages:
+        if isinstance(stage, st.enter_scope):
+            frames.append({})
+            continue
+        if isinstance(stage, st.exit_scope):
+            frames.pop()
+            if frames[-1].get("captured"):
+                frames[-1]["written by"] = "scope"
+            continue
+        frame = frames[-1]
+        for need in stage.requires:
+            if need in _ESTIMATORS and need not in frame:
+                raise ValueError(f"{label(stage)} needs {_ESTIMATORS[need]} before it in its scope, and there is none")
+        if isinstance(stage, st.Leafwise):
+            stage.check_place(frame)
+        moment = getattr(stage, "estimates", None)
+        if "decay before" in frame and (moment or frame.get("captured") is stage):
+            raise ValueError(
+                f"{label(frame['decay before'])} stands before {label(stage)}, so the decay would enter the moments: "
+                "put it behind the estimators, or use add_decayed_weights for L2 regularization"
+            )
+        if moment:
+            frame[moment] = stage
+            frame.setdefault("captured", stage)
+        if moment == "first":
+            if frame.get("written by"):
+                raise ValueError(
+                    f"{label(stage)} averages the gradient and would discard what {frame['written by']} wrote since "
+                    f"{label(frame['captured'])} captured it; to average the update instead: scope({stage!r})"
+                )
+        elif frame.get("captured") and getattr(stage, "writes", True):
+            frame["written by"] = label(stage)

@@ -1,0 +1,175 @@
+"""The compiled pieces of a step: one program for its scalars, one for each kind of leaf, one for a treewise stage.
+
+All three are module-level jitted functions of a static structure, so equal optimizers share them, an eager update
+runs compiled code, and under an outer `jit` a thousand equal leaves are traced once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core import dtypes
+from gradtx._core.hyperparameters import Number
+from gradtx._core.plan import label, linear, plan_for
+from gradtx._core.signal import Signal
+from gradtx._core.spec import kind_of
+from gradtx._core.stages import Leafwise, Stage, Step, Treewise
+
+Scalars = dict[str, jax.Array]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step_scalars(
+    structure: Any, leaves: list[Any], count: jax.Array, memories: tuple[dict[str, jax.Array], ...]
+) -> tuple[jax.Array, tuple[Scalars, ...], tuple[dict[str, jax.Array], ...]]:
+    """Everything that is computed once a step.
+
+    Args:
+        structure: the tree structure of the transformation.
+        leaves: its hyperparameters.
+        count: int32 scalar, the number of completed steps.
+        memories: for each stage its `"scalar"` slots.
+
+    Returns:
+        The new count, the numbers of each stage, and the new `"scalar"` slots.
+    """
+    plan_stages = linear(jax.tree.unflatten(structure, leaves))
+    t = count.astype(dtypes.scalar_dtype()) + 1
+    numbers, new_memories = [], []
+    for stage, memory in zip(plan_stages, memories, strict=True):
+        step = Step(count, t, memory)
+        try:
+            scalars = {name: step.value(value) for name, value in _numbers(stage)}
+            derived, new_memory = stage.scalars(step)
+        except ValueError as error:
+            raise ValueError(f"{label(stage)}: {error}") from error
+        if set(new_memory) != set(memory):
+            raise ValueError(
+                f"{label(stage)}: the state has the scalars {sorted(memory)}, this transformation keeps "
+                f"{sorted(new_memory)}; a number was replaced by a schedule, or a schedule by a number, since `init`"
+            )
+        numbers.append({**scalars, **derived})
+        new_memories.append({k: v.astype(memory[k].dtype) for k, v in new_memory.items()})
+    largest = jnp.iinfo(count.dtype).max
+    return jnp.where(count < largest, count + 1, largest), tuple(numbers), tuple(new_memories)
+
+
+def _numbers(stage: Stage) -> list[tuple[str, Any]]:
+    fields = [(f.name, kind_of(f)) for f in dataclasses.fields(stage)]  # type: ignore[arg-type]
+    values = [(name, getattr(stage, name)) for name, kind in fields if isinstance(kind, Number)]
+    return [(name, value) for name, value in values if value is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafKind:
+    """The static half of a leaf program: which stages act, and in which dtypes.
+
+    Attributes:
+        stages: the stages without their numbers.
+        compute: the dtype of the arithmetic.
+        out: the dtype of the update that leaves the chain, or None in the middle of it.
+        keep: whether later stages need more of the signal than its update.
+    """
+
+    stages: tuple[Leafwise, ...]
+    compute: np.dtype
+    out: np.dtype | None
+    keep: bool
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.stages, self.compute, self.out, self.keep))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@functools.lru_cache(maxsize=4096)
+def leaf_kind(structure: Any, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype) -> LeafKind:
+    """The kind of a leaf, the same object every time (an identity comparison is all that a cache look-up costs)."""
+    plan = plan_for(structure)
+    this = plan.segments[segment]
+    return LeafKind(
+        stages=tuple(plan.skeletons[i] for i in active),  # type: ignore[arg-type]
+        compute=dtypes.compute_dtype(grad if param is None else param),
+        out=out_dtype(param, grad) if this.last else None,
+        keep=this.keep,
+    )
+
+
+def out_dtype(param: np.dtype | None, grad: np.dtype) -> np.dtype:
+    """The dtype of an update: what parameter and gradient promote to."""
+    return grad if param is None else dtypes.promote(param, grad)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def leaf_program(
+    kind: LeafKind,
+    scalars: tuple[Scalars, ...],
+    signal: Signal,
+    param: jax.Array | None,
+    slots: tuple[dict[str, jax.Array], ...],
+) -> tuple[Any, tuple[dict[str, jax.Array], ...]]:
+    """One leaf through a run of leafwise stages.
+
+    Adjacent estimators first accumulate, then emit from what was stored: a value that is stored is used as stored,
+    so that what a step used and what the next one reads are one array in memory.
+    """
+    compute = kind.compute
+    real = dtypes.real_dtype(compute)
+
+    def decode(array: jax.Array) -> jax.Array:
+        return array.astype(compute if jnp.iscomplexobj(array) else (real if jnp.isrealobj(array) else compute))
+
+    numbers = [SimpleNamespace(**{k: v.astype(real) for k, v in group.items()}) for group in scalars]
+    signal = signal.replace(
+        update=signal.update.astype(compute), param=None if param is None else param.astype(compute)
+    )
+    new_slots = list(slots)
+    position = 0
+    # Only a complex leaf multiplies real scalars with complex arrays, which strict promotion would refuse.
+    strictness = jax.numpy_dtype_promotion("standard") if real != compute else contextlib.nullcontext()
+    with strictness:
+        while position < len(kind.stages):
+            run = [position]
+            if kind.stages[position].estimates:
+                signal = signal.capture()
+                while run[-1] + 1 < len(kind.stages) and kind.stages[run[-1] + 1].estimates:
+                    run.append(run[-1] + 1)
+            for i in run:
+                stage, old = kind.stages[i], slots[i]
+                if old:
+                    with jax.named_scope(type(stage).__name__):
+                        new = stage.accumulate(numbers[i], {k: decode(v) for k, v in old.items()}, signal)
+                    new_slots[i] = {k: new[k].astype(old[k].dtype) for k in old}
+            for i in run:
+                stage = kind.stages[i]
+                with jax.named_scope(type(stage).__name__):
+                    signal = stage.emit(numbers[i], {k: decode(v) for k, v in new_slots[i].items()}, signal)
+            position = run[-1] + 1
+    if kind.out is not None:
+        return signal.update.astype(kind.out), tuple(new_slots)
+    signal = signal.replace(param=None)
+    return (signal if kind.keep else Signal(signal.update)), tuple(new_slots)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def tree_program(
+    stage: Treewise, scalars: Scalars, updates: list[jax.Array], kinds: tuple[tuple[np.dtype, np.dtype | None], ...]
+) -> list[jax.Array]:
+    """All leaves through a treewise stage. `kinds`: for each leaf the dtypes of the arithmetic and of the result."""
+    updates = [u.astype(compute) for u, (compute, _) in zip(updates, kinds, strict=True)]
+    has_complex = any(jnp.iscomplexobj(u) for u in updates)
+    with jax.numpy_dtype_promotion("standard") if has_complex else contextlib.nullcontext():
+        with jax.named_scope(type(stage).__name__):
+            updates = stage.update_tree(SimpleNamespace(**scalars), updates)
+    return [u if out is None else u.astype(out) for u, (_, out) in zip(updates, kinds, strict=True)]
+

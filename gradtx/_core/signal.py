@@ -1,0 +1,149 @@
+"""What flows through a chain for one parameter: the update, and what the stages before have learned of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FirstMoment:
+    """A running average or sum of what came in, as a stage that follows may use it.
+
+    Attributes:
+        raw: the average as its equation defines it, started at zero (what `update` carries).
+        corrected: the same without the bias of that start, or None where there is none to remove.
+        weight: scalar, the total weight the past has in `raw`; `raw = corrected * weight`.
+        rate: scalar, the share of this step's input in `corrected`.
+        retain: scalar, the factor by which the past shrinks in one step.
+        gain: scalar, the factor with which an input enters `raw`.
+        input: what this step averaged.
+    """
+
+    raw: Array
+    corrected: Array | None
+    weight: Array
+    rate: Array
+    retain: Array
+    gain: Array
+    input: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SecondMoment:
+    """A second moment `weight * (mean + remainder) + offset`, kept in parts so that no sum overflows or cancels.
+
+    Attributes:
+        mean: real, nonnegative, the debiased average of the squares.
+        weight: scalar, the total weight of the past.
+        offset: real scalar, what the initial value still contributes.
+        remainder: real, nonnegative, what bias correction removes beside the weight, or None.
+        corrected: whether the bias was removed; the value is then `mean + offset / weight`.
+        has_bias: whether there is a bias to remove at all (a sum of squares has none).
+    """
+
+    mean: Array
+    weight: Array
+    offset: Array
+    remainder: Array | None = None
+    corrected: bool = dataclasses.field(default=False, metadata={"static": True})
+    has_bias: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    def root(self, inside: Array) -> Array:
+        """`sqrt(value + inside)`; 0 with a zero derivative where that is 0."""
+        if self.corrected:
+            return safe_sqrt(self.mean + (self.offset / self.weight + inside))
+        mean = self.mean if self.remainder is None else self.mean + self.remainder
+        return jnp.sqrt(self.weight) * safe_sqrt(mean + (self.offset + inside) / self.weight)
+
+    def without_bias(self) -> SecondMoment:
+        """The same moment, corrected if there is something to correct."""
+        return dataclasses.replace(self, corrected=self.has_bias)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """The record that stages read and write, for one parameter.
+
+    Attributes:
+        update: what would be applied if the chain ended here. Stages change only this, through `write`.
+        gradient: what the first estimator saw; unset (None) before it.
+        param: the parameter in the dtype of the arithmetic, or None if the caller gave none.
+        first: the first moment, once estimated in this scope.
+        second: the second moment, once estimated in this scope.
+        outer: the signal around the current scope.
+        fresh: whether `update` still is `first.raw`.
+        clamp: whether this scope squares its gradient, which then must not overflow.
+    """
+
+    update: Array
+    gradient: Array | None = None
+    param: Array | None = None
+    first: FirstMoment | None = None
+    second: SecondMoment | None = None
+    outer: Signal | None = None
+    fresh: bool = dataclasses.field(default=False, metadata={"static": True})
+    clamp: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def write(self, update: Array) -> Signal:
+        """This signal with another update."""
+        return dataclasses.replace(self, update=update, fresh=False)
+
+    def replace(self, **changes: Any) -> Signal:
+        """This signal with other fields."""
+        return dataclasses.replace(self, **changes)
+
+    def capture(self) -> Signal:
+        """This signal with its gradient set: the update as it is now, unless an earlier stage captured it."""
+        if self.gradient is not None:
+            return self
+        return self.replace(gradient=_clamp(self.update) if self.clamp else self.update)
+
+
+def safe_sqrt(x: Array) -> Array:
+    """Square root whose derivative at 0 is 0 instead of infinity."""
+    zero = x == 0
+    return jnp.where(zero, jnp.zeros_like(x), jnp.sqrt(jnp.where(zero, jnp.ones_like(x), x)))
+
+
+def safe_divide(x: Array, y: Array) -> Array:
+    """`x / y`, and the sign of `x` where `y` is 0.
+
+    A root mean square is 0 only if every gradient was 0, and then 0/0 is meant to be 0, or if their squares
+    underflowed: then +-1 is the exact quotient of a constant gradient, where infinity would be a lost parameter.
+    """
+    zero = y == 0
+    return jnp.where(zero, jnp.sign(x), x / jnp.where(zero, jnp.ones_like(y), y))
+
+
+def square(x: Array) -> Array:
+    """`|x|**2`, real also for complex x."""
+    if jnp.iscomplexobj(x):
+        return jnp.square(x.real) + jnp.square(x.imag)
+    return jnp.square(x)
+
+
+def _clamp(x: Array) -> Array:
+    """Limit |x| to what can be squared. Infinities and NaN stay: a failure must not be hidden."""
+    if jnp.iscomplexobj(x):
+        limit = _largest_square_root(x.real.dtype) / 2**0.5
+        return jax.lax.complex(_clip_finite(x.real, limit), _clip_finite(x.imag, limit))
+    return _clip_finite(x, _largest_square_root(x.dtype))
+
+
+def _clip_finite(x: Array, limit: float) -> Array:
+    return jnp.where(jnp.isinf(x), x, jnp.clip(x, -limit, limit))
+
+
+def _largest_square_root(dtype: Any) -> float:
+    root = np.sqrt(jnp.finfo(dtype).max, dtype=dtype)
+    return float(np.nextafter(root, np.zeros_like(root)))

@@ -1,0 +1,94 @@
+"""State, declared: a slot has a name, a role and a dtype, and everything else follows from that."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.shard_alike import shard_alike
+
+from gradtx._core import dtypes
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One array of state that a stage keeps.
+
+    Attributes:
+        name: the field's name for it (`mu`, `nu`, ...).
+        role: `"parameter"`: one array for every parameter, of its shape and sharding; `"scalar"`: one for the chain.
+        dtype: the dtype it is stored in; None is the dtype of the arithmetic (float32, or float64 for float64).
+        real: whether it is real also for complex parameters.
+        shape: the shape of a `"scalar"` slot.
+    """
+
+    name: str
+    role: Literal["parameter", "scalar"] = "parameter"
+    dtype: np.dtype | None = None
+    real: bool = False
+    shape: tuple[int, ...] = ()
+
+
+class State(NamedTuple):
+    """The state of a chain.
+
+    Attributes:
+        count: int32 scalar, the number of updates made so far.
+        stages: one entry a stage, in order: `{slot name: tree like the parameters, or an array}`, `()` for a stage
+            that keeps nothing, or the state of a foreign Optax transformation.
+    """
+
+    count: jax.Array
+    stages: tuple[Any, ...]
+
+
+def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype:
+    """The dtype in which a slot mirrors a parameter."""
+    compute = dtypes.compute_dtype(param_dtype)
+    if slot.real:
+        compute = dtypes.real_dtype(compute)
+    if slot.dtype is None:
+        return compute
+    if jnp.issubdtype(compute, jnp.complexfloating) and not jnp.issubdtype(slot.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"slot {slot.name!r} is complex here and cannot be stored as {slot.dtype.name} without "
+            f"losing its imaginary part; expected a complex dtype, or None for {compute.name}"
+        )
+    return slot.dtype
+
+
+def zeros_like_parameter(param: Any, dtype: np.dtype) -> jax.Array:
+    """Zeros of a parameter's shape and sharding, in their own buffer."""
+    if isinstance(param, jax.core.Tracer):
+        zeros = jnp.zeros_like(param, dtype=dtype)
+        if jax.device_count() > 1 and param.ndim and _on_automatic_mesh(param):
+            # A constant has no sharding of its own: tie it to its parameter, or the second step compiles again.
+            zeros = shard_alike(param, zeros)[1]
+        return zeros
+    sharding = getattr(param, "sharding", None)
+    if isinstance(param, jax.Array) and not param.committed:
+        sharding = None
+    return jnp.zeros(jnp.shape(param), dtype, device=sharding)
+
+
+def _on_automatic_mesh(tracer: Any) -> bool:
+    sharding = getattr(jax.typeof(tracer), "sharding", None)
+    spec = getattr(sharding, "spec", None)
+    return spec is None or all(axis is None for axis in spec)
+
+
+def scalar_like_parameters(params: list[Any], shape: tuple[int, ...], dtype: np.dtype) -> jax.Array:
+    """Zeros kept once for the chain, replicated over the mesh that the parameters live on."""
+    for param in params:
+        sharding = getattr(param, "sharding", None)
+        if isinstance(param, jax.Array) and not isinstance(param, jax.core.Tracer) and not param.committed:
+            continue
+        if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh.size > 1 and not isinstance(
+            param, jax.core.Tracer
+        ):
+            replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+            return jax.device_put(np.zeros(shape, dtype), replicated)
+    return jnp.zeros(shape, dtype)

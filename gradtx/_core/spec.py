@@ -1,0 +1,210 @@
+"""Frozen dataclasses that are pytrees, and that compare, hash, pickle and print by value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator
+from typing import Any, Self, dataclass_transform
+
+import jax
+import numpy as np
+from jax.tree_util import GetAttrKey
+
+from gradtx._core.hyperparameters import Field, decay_field, number_field, stage_field
+
+_KIND = "gradtx"  # the metadata key under which a dataclass field says what it holds
+
+
+def kind_of(field: dataclasses.Field[Any]) -> Field | None:
+    """The declaration of a field that holds pytree children, or None for a static field."""
+    return field.metadata.get(_KIND)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(number_field, decay_field, stage_field, dataclasses.field))
+class Spec:
+    """A value made of numbers (pytree leaves) and choices (static).
+
+    Subclassing makes the class a frozen dataclass and registers it as a pytree. Which fields hold leaves is
+    declared on the class, so `tree_unflatten` accepts whatever JAX and its neighbours put there (tracers, None,
+    sentinels) without looking at it; values are checked once, when a person builds the spec.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, Field):
+                setattr(cls, name, dataclasses.field(default=value.default, metadata={_KIND: value}))
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        jax.tree_util.register_pytree_with_keys(
+            cls, cls._flatten_with_keys, cls._unflatten, flatten_func=cls._flatten  # type: ignore[arg-type]
+        )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            kind, value = kind_of(field), getattr(self, field.name)
+            if kind is not None:
+                value = kind.normalize(value, owner=type(self).__name__, name=field.name)
+            else:
+                value = static_value(value)
+            object.__setattr__(self, field.name, value)
+
+    # ---- pytree ----
+
+    @classmethod
+    def _split(cls) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the fields that hold children, and of those that are static."""
+        if "_split_cache" not in cls.__dict__:
+            fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+            dynamic = tuple(f.name for f in fields if kind_of(f) is not None)
+            static = tuple(f.name for f in fields if kind_of(f) is None)
+            cls._split_cache = (dynamic, static)  # type: ignore[attr-defined]
+        return cls._split_cache  # type: ignore[attr-defined]
+
+    def _flatten(self) -> tuple[tuple[Any, ...], Hashable]:
+        dynamic, static = self._split()
+        values = self.__dict__
+        return tuple(values[n] for n in dynamic), (values.get("name"), tuple(values[n] for n in static))
+
+    def _flatten_with_keys(self) -> tuple[tuple[Any, ...], Hashable]:
+        children, aux = self._flatten()
+        return tuple(zip(map(GetAttrKey, self._split()[0]), children, strict=True)), aux
+
+    @classmethod
+    def _blank(cls) -> Self:
+        return object.__new__(cls)
+
+    @classmethod
+    def _unflatten(cls, aux: Any, children: Any) -> Self:
+        self = cls._blank()
+        dynamic, static = cls._split()
+        name, statics = aux
+        values = dict(zip(dynamic, children, strict=True))
+        values.update(zip(static, statics, strict=True))
+        if name is not None:
+            values["name"] = name
+        self.__dict__.update(values)
+        return self
+
+    def _with(self, **changes: Any) -> Self:
+        """A copy with fields replaced, checked as if it were built anew."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        new = type(self)(**{**values, **changes})
+        if "name" in self.__dict__:
+            new.__dict__["name"] = self.__dict__["name"]
+        return new
+
+    # ---- value semantics ----
+
+    def _identity(self) -> tuple[Any, tuple[Hashable, ...]]:
+        leaves, treedef = jax.tree.flatten(self)
+        return treedef, tuple(map(_leaf_identity, leaves))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if type(self) is not type(other):
+            return NotImplemented if not isinstance(other, Spec) else False
+        return self._identity() == other._identity()  # type: ignore[attr-defined]
+
+    def __ne__(self, other: object) -> bool:
+        result = self.__eq__(other)
+        return result if result is NotImplemented else not result
+
+    def __hash__(self) -> int:
+        treedef, leaves = self._identity()
+        return hash((type(self).__qualname__, treedef, leaves))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        children, aux = self._flatten()
+        return _unpickle, (type(self), aux, children)
+
+    def __repr__(self) -> str:
+        arguments = []
+        positional = True
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if _same(value, field.default) and not (positional and kind_of(field)):
+                positional = False
+                continue
+            text = kind.show(value) if (kind := kind_of(field)) else show_static(value)
+            arguments.append(text if positional else f"{field.name}={text}")
+            positional = False
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # IPython would print a tuple
+        printer.text(repr(self))
+
+
+def _unpickle(cls: type[Spec], aux: Any, children: Any) -> Spec:
+    return cls._unflatten(aux, children)
+
+
+def _leaf_identity(leaf: Any) -> Hashable:
+    """What makes two leaves equal: a number's value; an array's dtype, shape and bytes; otherwise the object."""
+    if isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, jax.core.Tracer):
+        array = np.asarray(leaf)
+        return (str(array.dtype), array.shape, array.tobytes())
+    if isinstance(leaf, (bool, int, float, str)):
+        return (type(leaf).__name__, leaf)
+    return id(leaf)
+
+
+def _same(value: Any, default: Any) -> bool:
+    if default is dataclasses.MISSING:
+        return False
+    try:
+        return type(value) is type(default) and bool(value == default) or value is default or _plain(value) == default
+    except (TypeError, ValueError):
+        return False
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)
+
+
+# ---- static values ----
+
+
+class StaticTree:
+    """A pytree of Python values (a mask of booleans, say) that hashes and compares by value."""
+
+    def __init__(self, tree: Any):
+        self.tree = tree
+        leaves, self._treedef = jax.tree.flatten(tree)
+        self._leaves = tuple(leaves)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StaticTree) and (self._treedef, self._leaves) == (other._treedef, other._leaves)
+
+    def __hash__(self) -> int:
+        return hash((self._treedef, self._leaves))
+
+    def __repr__(self) -> str:
+        return repr(self.tree)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StaticTree, (self.tree,)
+
+
+def static_value(value: Any) -> Hashable:
+    """Make a static field's value hashable: containers become `StaticTree`s."""
+    return StaticTree(value) if isinstance(value, (dict, list)) else value
+
+
+def show_static(value: Any) -> str:
+    if isinstance(value, np.dtype):
+        return value.name
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def walk(tree: Any) -> Iterator[Any]:
+    """Every spec in a tree, depth first, a chain's stages in their order."""
+    if isinstance(tree, Spec):
+        yield tree
+        children: Any = tree._flatten()[0]
+    elif isinstance(tree, (tuple, list)):
+        children = tree
+    else:
+        return
+    for child in children:
+        yield from walk(child)

@@ -1,0 +1,174 @@
+"""What a chain is made of: leafwise stages, treewise stages, foreign Optax transformations, and scopes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gradtx._core.hyperparameters import Decay
+from gradtx._core.schedule import Schedule
+from gradtx._core.signal import Signal
+from gradtx._core.slots import Slot
+from gradtx._core.transform import Transform
+
+
+def _run() -> Any:
+    from gradtx._core import run  # a stage alone is a chain of one: the one import against the stream
+
+    return run
+
+
+class Step(NamedTuple):
+    """What a stage may know when it computes its numbers, once a step.
+
+    Attributes:
+        count: int32 scalar, the number of completed steps; what schedules are given.
+        t: float scalar, `count + 1`, the number of this step.
+        memory: the stage's own `"scalar"` slots.
+    """
+
+    count: jax.Array
+    t: jax.Array
+    memory: dict[str, jax.Array]
+
+    def value(self, number: Any) -> jax.Array:
+        """A number, decay or schedule as a scalar for this step."""
+        if isinstance(number, Decay):
+            return 1 - self.complement(number)
+        value = jnp.asarray(number(self.count) if isinstance(number, Schedule) else number)
+        if value.ndim:
+            raise ValueError(
+                f"expected a scalar hyperparameter, got one of shape {value.shape}; "
+                "map a population of transforms with jax.vmap"
+            )
+        return value.astype(self.t.dtype)
+
+    def complement(self, decay: Decay | Schedule) -> jax.Array:
+        """`1 - b` of a decay rate, without the cancellation that computing it here would cost."""
+        return self.value(decay.complement) if isinstance(decay, Decay) else 1 - self.value(decay)
+
+
+class Stage(Transform):
+    """One step of a chain. Alone it acts as a chain of one.
+
+    Attributes:
+        requires: what must be known when this stage runs: `"first"`, `"second"` (a moment estimated before it in its
+            scope), `"param"` (the parameters).
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    composite: ClassVar[Literal["chain", "scope"] | None] = None
+
+    def init(self, params: Any) -> Any:  # type: ignore[override]
+        return _run().init(self, params)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:  # type: ignore[override]
+        return _run().update(self, updates, state, params, extra)
+
+    def slots(self) -> tuple[Slot, ...]:
+        """The state this stage keeps."""
+        return ()
+
+    def scalars(self, step: Step) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """Numbers computed once a step, and the new value of each `"scalar"` slot.
+
+        They join the stage's own hyperparameters in the namespace `s` that the other methods receive.
+        """
+        return {}, {}
+
+    def applies(self, params: Any) -> list[bool] | None:
+        """For each leaf of the parameters whether this stage acts on it; None: on all."""
+        return None
+
+
+class Leafwise(Stage):
+    """A stage that changes each leaf by itself.
+
+    In `accumulate` and `emit`, `self` has no hyperparameters: their values for the step are in `s`, with the results
+    of `scalars`. Arrays are float32 (or wider), whatever is stored or passed in.
+
+    Attributes:
+        estimates: the moment of the *gradient* that this stage estimates, if it does: `"first"` or `"second"`.
+        squares: whether it squares the gradient, which is then kept from overflowing for the whole scope.
+        writes: whether it replaces `update`.
+    """
+
+    estimates: ClassVar[Literal["first", "second"] | None] = None
+    squares: ClassVar[bool] = False
+    writes: ClassVar[bool] = True
+
+    def check_place(self, before: dict[str, Any]) -> None:
+        """Raise if this stage makes no sense behind those before it in its scope; record what it adds.
+
+        Args:
+            before: `"first"`, `"second"`: the estimators so far; `"captured"`: the stage that captured the gradient.
+        """
+
+    def accumulate(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> dict[str, jax.Array]:
+        """The slots after this step."""
+        return slots
+
+    def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
+        """The signal after this stage; `slots` are the new ones, as they were stored."""
+        return signal
+
+
+class Treewise(Stage):
+    """A stage that needs all leaves at once."""
+
+    def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
+        """The new updates, in the order of the old."""
+        raise NotImplementedError
+
+
+class Foreign(Stage):
+    """An Optax transformation as a stage. Compares by identity: its closures show nothing else."""
+
+    transformation: Any
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"cannot pickle the foreign transformation {self!r}: Optax's are closures without names")
+
+    def __repr__(self) -> str:
+        update = self.transformation.update
+        return getattr(update, "__qualname__", repr(update)).split(".<locals>")[0]
+
+
+class enter_scope(Leafwise):
+    """Start a scope: what flows in is its gradient."""
+
+    clamp: bool = False
+
+    def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
+        return Signal(update=signal.update, param=signal.param, outer=signal, clamp=self.clamp)
+
+
+class exit_scope(Leafwise):
+    """End a scope: what flows out is an update to those outside."""
+
+    def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
+        assert signal.outer is not None
+        return signal.outer.write(signal.update)
+
+
+def is_foreign(tx: Any) -> bool:
+    """Whether this is somebody else's gradient transformation."""
+    return not isinstance(tx, Transform) and isinstance(tx, optax.GradientTransformation)
+
+
+def scalar_slots(stage: Stage) -> tuple[Slot, ...]:
+    return tuple(slot for slot in stage.slots() if slot.role == "scalar")
+
+
+def parameter_slots(stage: Stage) -> tuple[Slot, ...]:
+    return tuple(slot for slot in stage.slots() if slot.role == "parameter")
+
+
+def slot_storage(dtype: Any) -> np.dtype | None:
+    """A storage dtype as the user gives it (`None`, `"bfloat16"`, `jnp.bfloat16`), canonical."""
+    return None if dtype is None else np.dtype(jax.dtypes.canonicalize_dtype(dtype))

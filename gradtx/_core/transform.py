@@ -1,0 +1,90 @@
+"""The base of every gradtx transformation: a frozen dataclass, a pytree, and an Optax transformation at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import optax
+
+from gradtx._core import addresses
+from gradtx._core.spec import Spec
+
+
+class Transform(Spec, optax.GradientTransformationExtraArgs):
+    """A gradient transformation.
+
+    It is an instance of `optax.GradientTransformationExtraArgs`, so everything that takes an Optax transformation
+    takes it, and it unpacks into `(init, update)`. It is also a pytree whose leaves are its hyperparameters: give it
+    to a jitted function as an argument, map over it, differentiate it.
+    """
+
+    # The tuple itself holds nothing: closures in it would tie every jitted step into a reference cycle.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return cls._blank()
+
+    @classmethod
+    def _blank(cls) -> Self:
+        return tuple.__new__(cls, (None, None))
+
+    def init(self, params: Any) -> Any:  # type: ignore[override]
+        """The state before the first step.
+
+        Args:
+            params: a tree of floating or complex arrays (or `jax.ShapeDtypeStruct`s); None is "no parameter here".
+
+        Returns:
+            A tree of arrays, float32 unless a storage was asked for (float64 for float64 parameters).
+
+        Raises:
+            TypeError: a leaf is not an array of a floating or complex dtype.
+        """
+        raise NotImplementedError
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:  # type: ignore[override]
+        """One step.
+
+        Args:
+            updates: the gradients, a tree like the parameters.
+            state: what `init` or the last `update` returned.
+            params: the parameters. Stages that need them raise without.
+            **extra: keywords that a stage may ask for (`value=...`); the others are ignored, as in Optax.
+
+        Returns:
+            `(updates, state)`: what to add to the parameters, in the dtype that parameter and gradient promote to,
+            and the new state, of the same structure, shapes, dtypes and shardings as the old.
+        """
+        raise NotImplementedError
+
+    def replace(self, changes: dict[str, Any] | None = None, /, **by_name: Any) -> Self:
+        """The same transformation with other hyperparameters; a state made before goes on working.
+
+        Args:
+            changes: `{address: value}`, where a name occurs more than once: `"clip.max_delta"`.
+            **by_name: new values by name, at any depth: `tx.replace(learning_rate=3e-4)`.
+
+        Raises:
+            KeyError: no stage has such a hyperparameter; the message lists those there are.
+            ValueError: several have, or the value is out of range.
+        """
+        return addresses.replace(self, {**(changes or {}), **by_name})
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.init, self.update))
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.init, self.update)[index]
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return ()
+
+    def _replace(self, **changes: Any) -> optax.GradientTransformationExtraArgs:  # namedtuple's, as Optax's users know it
+        return optax.GradientTransformationExtraArgs(*self)._replace(**changes)
+
+
+def named(name: str, tx: Transform) -> Transform:
+    """Give a stage a name, by which `replace` and messages address it."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"expected a stage's name to be a non-empty string, got {name!r}")
+    children, (_, statics) = tx._flatten()  # type: ignore[misc]
+    return type(tx)._unflatten((name, statics), children)

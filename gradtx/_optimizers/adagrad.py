@@ -1,0 +1,30 @@
+"""AdaGrad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradtx._core.chain import Chain, chain
+from gradtx._primitives.moments import sum_of_squares
+from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
+
+
+def adagrad(learning_rate: Any, initial_accumulator_value: Any = 0.1, eps: Any = 1e-7) -> Chain:
+    """AdaGrad: every parameter's learning rate falls with the sum of its squared gradients.
+
+    Args:
+        learning_rate: a number or a schedule.
+        initial_accumulator_value: where the sum starts, >= 0.
+        eps: added to the sum, inside the root, as in Optax (PyTorch adds it outside).
+
+    Returns:
+        `chain(sum_of_squares(...), scale_by_rms(eps=0, eps_root=eps), scale_by_learning_rate(...))`.
+
+    Source:
+        Duchi, Hazan & Singer, "Adaptive Subgradient Methods", JMLR 12 (2011), Figure 1.
+    """
+    return chain(
+        sum_of_squares(initial_accumulator_value),
+        scale_by_rms(eps=0.0, eps_root=eps),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,1 @@
+"""The stages: one idea a file, each equation written once, beside the code that computes it."""

@@ -1,0 +1,67 @@
+"""The scalar half of every running average: how much this step counts, and how much the past weighs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core.schedule import Schedule
+from gradtx._core.slots import Slot
+from gradtx._core.stages import Step
+
+WEIGHT = "weight"
+
+
+def weight_slot(decay: Any) -> tuple[Slot, ...]:
+    """The state that a scheduled decay needs: its total weight, as two floats. A constant one has a closed form."""
+    return (Slot(WEIGHT, role="scalar", shape=(2,)),) if isinstance(decay, Schedule) else ()
+
+
+def average(step: Step, decay: Any, *, unit_gain: bool = False) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    r"""The numbers of a running average $a_t = b_t a_{t-1} + \gamma_t x_t$.
+
+    With the total weight $w_t = b_t w_{t-1} + \gamma_t$ the mean $\hat a_t = a_t / w_t$ obeys
+    $\hat a_t = \hat a_{t-1} + q_t (x_t - \hat a_{t-1})$ with $q_t = \gamma_t / w_t$. It is what we store: its weights sum to
+    one exactly, in float32 too, where the coefficients $b$ and $1-b$ do not.
+
+    For a constant decay $w_t = \gamma (1 - b^t) / (1 - b)$, computed as `-expm1(t * log1p(-(1 - b)))`. For a schedule
+    it is accumulated as the sum of two floats, since a single one would lose 3e-5 in a million steps.
+
+    Args:
+        step: the step.
+        decay: $b$, a `Decay` or a schedule.
+        unit_gain: $\gamma = 1$ (a trace) instead of $1 - b$ (an exponential moving average).
+
+    Returns:
+        Scalars `rate` ($q$), `weight` ($w$), `retain` ($b$), `gain` ($\gamma$), and the new weight slot.
+    """
+    complement = step.complement(decay)
+    gain = jnp.ones_like(complement) if unit_gain else complement
+    memory = {}
+    if isinstance(decay, Schedule):
+        high, low = step.memory[WEIGHT] if WEIGHT in step.memory else _missing(decay)
+        change = gain - complement * high - complement * low + low
+        weight = high + change
+        memory = {WEIGHT: jnp.stack([weight, change - (weight - high)])}
+    else:
+        # log1p(-1) is -inf, and its derivative too: b = 0 is taken as b = 1 ulp.
+        largest = 1 - np.finfo(complement.dtype).epsneg
+        covered = -jnp.expm1(step.t * jnp.log1p(-jnp.minimum(complement, largest)))
+        weight = covered * (gain / complement)
+    rate = jnp.minimum(gain / weight, 1)
+    return {"rate": rate, "weight": weight, "retain": 1 - complement, "gain": gain}, memory
+
+
+def _missing(decay: Any) -> Any:
+    raise ValueError(
+        f"the decay is the schedule {decay!r}, whose total weight the state must hold, and it does not: "
+        "a number was replaced by a schedule since `init`"
+    )
+
+
+def towards(mean: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
+    """`mean + rate * (x - mean)`."""
+    return mean + rate * (x - mean)
