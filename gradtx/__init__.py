@@ -1,5 +1,7 @@
 """gradtx: composable gradient transformations for JAX, where a chain is data."""
 
+from gradtx import schedules as schedules
+
 # The core
 from gradtx._apply import apply_updates as apply_updates
 from gradtx._apply import step as step

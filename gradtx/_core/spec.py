@@ -150,16 +150,9 @@ def _leaf_identity(leaf: Any) -> Hashable:
 
 
 def _same(value: Any, default: Any) -> bool:
-    if default is dataclasses.MISSING:
-        return False
-    try:
-        return type(value) is type(default) and bool(value == default) or value is default or _plain(value) == default
-    except (TypeError, ValueError):
-        return False
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)
+    """Whether a field holds its default; arrays and schedules never do."""
+    value = getattr(value, "value", value)  # a Decay prints as its decay rate
+    return isinstance(value, (bool, int, float, str, type(None))) and type(value) is type(default) and value == default
 
 
 # ---- static values ----

@@ -1,0 +1,290 @@
+"""Schedules as data: Optax's functions of the step count, in dataclasses that compare, hash, pickle and print.
+
+Each has Optax's name, arguments and defaults; the value is Optax's own, computed by its function. The numbers that a
+schedule interpolates between are pytree leaves, so a step that takes the transform as an argument does not compile
+again for other ones; lengths in steps, and rates on whose sign Optax branches, are static.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradtx._core.hyperparameters import leaf_field, stage_field
+from gradtx._core.schedule import ForeignSchedule, Schedule
+from gradtx._core.spec import StaticTree
+
+Scalar = jax.typing.ArrayLike
+
+
+class constant_schedule(Schedule):
+    """`value` at every step. (A plain number does the same.)"""
+
+    value: Any = leaf_field()
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.constant_schedule(self.value)(count)
+
+
+class linear_schedule(Schedule):
+    """From `init_value` to `end_value` in a straight line over `transition_steps`, after `transition_begin` steps."""
+
+    init_value: Any = leaf_field()
+    end_value: Any = leaf_field()
+    transition_steps: int
+    transition_begin: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "transition_steps")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.linear_schedule(self.init_value, self.end_value, self.transition_steps, self.transition_begin)(
+            count
+        )
+
+
+class polynomial_schedule(Schedule):
+    """From `init_value` to `end_value` along `(1 - t / transition_steps) ** power`."""
+
+    init_value: Any = leaf_field()
+    end_value: Any = leaf_field()
+    power: Any = leaf_field()
+    transition_steps: int
+    transition_begin: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "transition_steps")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.polynomial_schedule(
+            self.init_value, self.end_value, self.power, self.transition_steps, self.transition_begin
+        )(count)
+
+
+class exponential_decay(Schedule):
+    """`init_value * decay_rate ** (t / transition_steps)`, bounded by `end_value` if given."""
+
+    init_value: Any = leaf_field()
+    transition_steps: int
+    decay_rate: float
+    transition_begin: int = 0
+    staircase: bool = False
+    end_value: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "transition_steps")
+        if self.decay_rate == 0:
+            raise ValueError("exponential_decay(decay_rate=...): expected a number other than 0")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.exponential_decay(
+            self.init_value,
+            self.transition_steps,
+            self.decay_rate,
+            self.transition_begin,
+            self.staircase,
+            self.end_value,
+        )(count)
+
+
+class cosine_decay_schedule(Schedule):
+    """From `init_value` to `alpha * init_value` along half a cosine, raised to `exponent`.
+
+    Source: Loshchilov & Hutter, "SGDR", arXiv:1608.03983, equation 5 with one period.
+    """
+
+    init_value: Any = leaf_field()
+    decay_steps: int
+    alpha: Any = leaf_field(0.0)
+    exponent: Any = leaf_field(1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "decay_steps")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.cosine_decay_schedule(self.init_value, self.decay_steps, self.alpha, self.exponent)(count)
+
+
+class warmup_constant_schedule(Schedule):
+    """From `init_value` to `peak_value` in a straight line, and constant from there."""
+
+    init_value: Any = leaf_field()
+    peak_value: Any = leaf_field()
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "warmup_steps")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.warmup_constant_schedule(self.init_value, self.peak_value, self.warmup_steps)(count)
+
+
+class warmup_cosine_decay_schedule(Schedule):
+    """A straight line from `init_value` to `peak_value`, then half a cosine to `end_value`.
+
+    `decay_steps` is the length of the whole schedule, warm-up included, as in Optax.
+    """
+
+    init_value: Any = leaf_field()
+    peak_value: Any = leaf_field()
+    warmup_steps: int
+    decay_steps: int
+    end_value: Any = leaf_field(0.0)
+    exponent: Any = leaf_field(1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.warmup_steps < self.decay_steps:
+            raise ValueError(
+                f"warmup_cosine_decay_schedule: expected 0 <= warmup_steps < decay_steps, got {self.warmup_steps} and "
+                f"{self.decay_steps}"
+            )
+
+    def __call__(self, count: Scalar) -> Scalar:
+        # Optax's own takes the peak's truth, which a traced one does not have; its parts do not.
+        peak = jnp.asarray(self.peak_value)
+        alpha = jnp.where(peak == 0, 0, self.end_value / jnp.where(peak == 0, 1, peak))
+        decay = optax.cosine_decay_schedule(peak, self.decay_steps - self.warmup_steps, alpha, self.exponent)
+        if self.warmup_steps == 0:
+            return decay(count)
+        warmup = optax.linear_schedule(self.init_value, self.peak_value, self.warmup_steps)
+        return optax.join_schedules([warmup, decay], [self.warmup_steps])(count)
+
+
+class warmup_exponential_decay_schedule(Schedule):
+    """A straight line from `init_value` to `peak_value`, then an exponential decay."""
+
+    init_value: Any = leaf_field()
+    peak_value: Any = leaf_field()
+    warmup_steps: int
+    transition_steps: int
+    decay_rate: float
+    transition_begin: int = 0
+    staircase: bool = False
+    end_value: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "transition_steps")
+        _positive(self, "warmup_steps")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.warmup_exponential_decay_schedule(
+            self.init_value,
+            self.peak_value,
+            self.warmup_steps,
+            self.transition_steps,
+            self.decay_rate,
+            self.transition_begin,
+            self.staircase,
+            self.end_value,
+        )(count)
+
+
+class piecewise_constant_schedule(Schedule):
+    """`init_value`, multiplied by a scale at each boundary: `{step: scale}`."""
+
+    init_value: Any = leaf_field()
+    boundaries_and_scales: Any = None
+
+    def __call__(self, count: Scalar) -> Scalar:
+        table: Any = self.boundaries_and_scales
+        scales: Mapping[int, float] | None = table.tree if isinstance(table, StaticTree) else table
+        return optax.piecewise_constant_schedule(self.init_value, scales)(count)
+
+
+class piecewise_interpolate_schedule(Schedule):
+    """Between boundaries `{step: scale}` linear or along a cosine (`interpolate_type`)."""
+
+    interpolate_type: str
+    init_value: float
+    boundaries_and_scales: Any = None
+
+    def __call__(self, count: Scalar) -> Scalar:
+        table: Any = self.boundaries_and_scales
+        scales = table.tree if isinstance(table, StaticTree) else table
+        return optax.piecewise_interpolate_schedule(self.interpolate_type, self.init_value, scales)(count)
+
+
+class linear_onecycle_schedule(Schedule):
+    """One cycle of straight lines: up to `peak_value`, down, and down again to its end.
+
+    Source: Smith & Topin, "Super-Convergence", arXiv:1708.07120.
+    """
+
+    transition_steps: int
+    peak_value: float
+    pct_start: float = 0.3
+    pct_final: float = 0.85
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "transition_steps")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.linear_onecycle_schedule(
+            self.transition_steps,
+            self.peak_value,
+            self.pct_start,
+            self.pct_final,
+            self.div_factor,
+            self.final_div_factor,
+        )(count)
+
+
+class cosine_onecycle_schedule(Schedule):
+    """One cycle of half cosines: up to `peak_value` and down to its end. Source: as for the linear one."""
+
+    transition_steps: int
+    peak_value: float
+    pct_start: float = 0.3
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "transition_steps")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.cosine_onecycle_schedule(
+            self.transition_steps, self.peak_value, self.pct_start, self.div_factor, self.final_div_factor
+        )(count)
+
+
+class join_schedules(Schedule):
+    """One schedule after another; each is given the count since its boundary."""
+
+    schedules: Any = stage_field()
+    boundaries: Any
+
+    def __post_init__(self) -> None:
+        boundaries: Sequence[int] = self.boundaries.tree if isinstance(self.boundaries, StaticTree) else self.boundaries
+        object.__setattr__(self, "boundaries", tuple(int(b) for b in boundaries))
+        wrapped = [s if isinstance(s, Schedule) else ForeignSchedule(s) for s in self.schedules]
+        object.__setattr__(self, "schedules", tuple(wrapped))
+        super().__post_init__()
+        if len(self.boundaries) != len(self.schedules) - 1:
+            raise ValueError(
+                f"join_schedules: expected one boundary between each two schedules, got {len(self.schedules)} schedules "
+                f"and {len(self.boundaries)} boundaries"
+            )
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return optax.join_schedules(list(self.schedules), list(self.boundaries))(count)
+
+
+def _positive(schedule: Schedule, name: str) -> None:
+    value = getattr(schedule, name)
+    if not value > 0:
+        raise ValueError(f"{type(schedule).__name__}({name}=...): expected a number of steps > 0, got {value!r}")
