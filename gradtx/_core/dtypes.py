@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compute_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype of the arithmetic for a parameter: float32 for anything narrower, else its own."""
     if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
@@ -17,13 +17,13 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
     return dtype
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def real_dtype(dtype: np.dtype) -> np.dtype:
     """float32 for complex64, float64 for complex128, else the dtype itself."""
     return np.zeros((), dtype).real.dtype if jnp.issubdtype(dtype, jnp.complexfloating) else dtype
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def promote(a: np.dtype, b: np.dtype) -> np.dtype:
     """`jnp.promote_types`, also where the user asked for strict promotion."""
     if a == b:

@@ -15,6 +15,7 @@ from gradtx._core.signal import Signal
 from gradtx._core.slots import State, scalar_like_parameters, slot_dtype, zeros_like_parameter
 from gradtx._core.stages import Foreign, Stage, parameter_slots, scalar_slots
 
+
 def init(tx: Stage, params: Any) -> State:
     """The state of a chain for these parameters."""
     plan = plan_for(jax.tree.structure(tx))
