@@ -102,8 +102,8 @@ class cosine_decay_schedule(Schedule):
 
     init_value: Any = leaf_field()
     decay_steps: int
-    alpha: Any = leaf_field(0.0)
-    exponent: Any = leaf_field(1.0)
+    alpha: Any = leaf_field(default=0.0)
+    exponent: Any = leaf_field(default=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,8 +138,8 @@ class warmup_cosine_decay_schedule(Schedule):
     peak_value: Any = leaf_field()
     warmup_steps: int
     decay_steps: int
-    end_value: Any = leaf_field(0.0)
-    exponent: Any = leaf_field(1.0)
+    end_value: Any = leaf_field(default=0.0)
+    exponent: Any = leaf_field(default=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -66,7 +66,11 @@ OPTIMIZERS = [
         {"learning_rate": 0.1, "momentum": 0.9},
     ),
     Row(
-        "sgd_nesterov", gradtx.sgd, optax.sgd, {"momentum": 0.5}, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}
+        "sgd_nesterov",
+        gradtx.sgd,
+        optax.sgd,
+        {"momentum": 0.5},
+        {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
     ),
     Row(
         "sgd_ema",

@@ -135,7 +135,7 @@ class Stages(Field):
         return tuple(value)
 
 
-def number_field(default: Any = MISSING, *, minimum: float | None = None, optional: bool = False) -> Any:
+def number_field(*, default: Any = MISSING, minimum: float | None = None, optional: bool = False) -> Any:
     """Declare a numeric hyperparameter: a pytree leaf, or a schedule.
 
     Args:
@@ -146,12 +146,12 @@ def number_field(default: Any = MISSING, *, minimum: float | None = None, option
     return Number(default, minimum, optional)
 
 
-def decay_field(default: Any = MISSING) -> Any:
+def decay_field(*, default: Any = MISSING) -> Any:
     """Declare a decay rate in [0, 1), stored as a `Decay`."""
     return DecayNumber(default)
 
 
-def leaf_field(default: Any = MISSING, *, minimum: float | None = None) -> Any:
+def leaf_field(*, default: Any = MISSING, minimum: float | None = None) -> Any:
     """Declare a number that cannot itself be a schedule (the fields of schedules)."""
     return Number(default, minimum, False, False)
 

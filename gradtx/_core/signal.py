@@ -95,15 +95,21 @@ class Signal:
     clamp: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def write(self, update: Array) -> Signal:
-        """This signal with another update."""
+        """The signal with another update."""
         return dataclasses.replace(self, update=update, fresh=False)
 
     def replace(self, **changes: Any) -> Signal:
-        """This signal with other fields."""
+        """The signal with other fields."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def captured(self) -> Array:
+        """The gradient, where an estimator runs: it is set there."""
+        assert self.gradient is not None
+        return self.gradient
+
     def capture(self) -> Signal:
-        """This signal with its gradient set: the update as it is now, unless an earlier stage captured it."""
+        """The signal with its gradient set: the update as it is now, unless an earlier stage captured it."""
         if self.gradient is not None:
             return self
         return self.replace(gradient=_clamp(self.update) if self.clamp else self.update)

@@ -41,7 +41,7 @@ class State(NamedTuple):
             that keeps nothing, or the state of a foreign Optax transformation.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     stages: tuple[Any, ...]
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.tree_util import GetAttrKey
 
-from gradtx._core.hyperparameters import Field, decay_field, number_field, stage_field
+from gradtx._core.hyperparameters import Field, decay_field, leaf_field, number_field, stage_field
 
 _KIND = "gradtx"  # the metadata key under which a dataclass field says what it holds
 
@@ -20,7 +20,7 @@ def kind_of(field: dataclasses.Field[Any]) -> Field | None:
     return field.metadata.get(_KIND)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(number_field, decay_field, stage_field, dataclasses.field))
+@dataclass_transform(frozen_default=True, field_specifiers=(number_field, decay_field, leaf_field, stage_field, dataclasses.field))
 class Spec:
     """A value made of numbers (pytree leaves) and choices (static).
 
@@ -60,7 +60,7 @@ class Spec:
             cls._split_cache = (dynamic, static)  # type: ignore[attr-defined]
         return cls._split_cache  # type: ignore[attr-defined]
 
-    def _flatten(self) -> tuple[tuple[Any, ...], Hashable]:
+    def _flatten(self) -> tuple[tuple[Any, ...], tuple[Any, tuple[Any, ...]]]:
         dynamic, static = self._split()
         values = self.__dict__
         return tuple(values[n] for n in dynamic), (values.get("name"), tuple(values[n] for n in static))

@@ -32,7 +32,7 @@ class Step(NamedTuple):
         memory: the stage's own `"scalar"` slots.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     t: jax.Array
     memory: dict[str, jax.Array]
 

@@ -86,5 +86,5 @@ def named(name: str, tx: Transform) -> Transform:
     """Give a stage a name, by which `replace` and messages address it."""
     if not isinstance(name, str) or not name:
         raise TypeError(f"expected a stage's name to be a non-empty string, got {name!r}")
-    children, (_, statics) = tx._flatten()  # type: ignore[misc]
-    return type(tx)._unflatten((name, statics), children)
+    children, aux = tx._flatten()
+    return type(tx)._unflatten((name, aux[1]), children)

@@ -46,7 +46,8 @@ class bias_correction(Leafwise):
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         first, second = signal.first, signal.second
         if first is not None:
-            signal = signal.write(first.corrected if signal.fresh else signal.update / first.weight)
+            whole = signal.fresh and first.corrected is not None
+            signal = signal.write(first.corrected if whole else signal.update / first.weight)  # type: ignore[arg-type]
         if second is not None:
             signal = signal.replace(second=second.without_bias())
         return signal

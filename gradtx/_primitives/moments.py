@@ -35,7 +35,7 @@ class ema_first_moment(Leafwise):
         Kingma & Ba, "Adam", arXiv:1412.6980, Algorithm 1, first line of the loop's moments.
     """
 
-    b1: Any = decay_field(0.9)
+    b1: Any = decay_field(default=0.9)
     dtype: Any = None
 
     estimates: ClassVar[Literal["first", "second"] | None] = "first"
@@ -51,12 +51,12 @@ class ema_first_moment(Leafwise):
         return average(step, self.b1)
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        return {"mu": towards(slots["mu"], signal.gradient, s.rate)}
+        return {"mu": towards(slots["mu"], signal.captured, s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         mean = slots["mu"]
         raw = mean * s.weight
-        first = FirstMoment(raw, mean, s.weight, s.rate, s.retain, s.gain, signal.gradient)
+        first = FirstMoment(raw, mean, s.weight, s.rate, s.retain, s.gain, signal.captured)
         return signal.replace(update=raw, first=first, fresh=True)
 
 
@@ -80,8 +80,8 @@ class ema_second_moment(Leafwise):
         Kingma & Ba, "Adam", arXiv:1412.6980, Algorithm 1; Hinton's RMSProp (lecture 6e) for the uncorrected form.
     """
 
-    b2: Any = decay_field(0.999)
-    initial: Any = number_field(0.0, minimum=0.0)
+    b2: Any = decay_field(default=0.999)
+    initial: Any = number_field(default=0.0, minimum=0.0)
 
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
@@ -94,7 +94,7 @@ class ema_second_moment(Leafwise):
         return average(step, self.b2)
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        return {"nu": towards(slots["nu"], square(signal.gradient), s.rate)}
+        return {"nu": towards(slots["nu"], square(signal.captured), s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return signal.replace(second=SecondMoment(slots["nu"], s.weight, s.initial * (1 - s.weight)))
@@ -122,8 +122,8 @@ class ema_centered_moment(Leafwise):
         recurrence: Welford, Technometrics 4(3), 1962.
     """
 
-    decay: Any = decay_field(0.9)
-    initial: Any = number_field(0.0, minimum=0.0)
+    decay: Any = decay_field(default=0.9)
+    initial: Any = number_field(default=0.0, minimum=0.0)
 
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
@@ -136,10 +136,10 @@ class ema_centered_moment(Leafwise):
         return average(step, self.decay)
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        distance = signal.gradient - slots["mu"]
+        distance = signal.captured - slots["mu"]
         # rate * (1 - rate) <= 1/4 keeps the square of twice the largest clamped gradient finite.
         spread = square(distance * (s.rate * (1 - s.rate)) ** 0.5)
-        return {"mu": towards(slots["mu"], signal.gradient, s.rate), "nu": (1 - s.rate) * slots["nu"] + spread}
+        return {"mu": towards(slots["mu"], signal.captured, s.rate), "nu": (1 - s.rate) * slots["nu"] + spread}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         second = SecondMoment(
@@ -166,7 +166,7 @@ class sum_of_squares(Leafwise):
         Duchi, Hazan & Singer, "Adaptive Subgradient Methods", JMLR 12 (2011), Figure 1 (diagonal).
     """
 
-    initial: Any = number_field(0.1, minimum=0.0)
+    initial: Any = number_field(default=0.1, minimum=0.0)
 
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
@@ -179,7 +179,7 @@ class sum_of_squares(Leafwise):
         return {"rate": 1 / step.t, "weight": step.t}, {}
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        return {"nu": towards(slots["nu"], square(signal.gradient), s.rate)}
+        return {"nu": towards(slots["nu"], square(signal.captured), s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return signal.replace(second=SecondMoment(slots["nu"], s.weight, s.initial, has_bias=False))

@@ -37,7 +37,7 @@ class trace(Leafwise):
         Sutskever et al., ICML 2013, equation 1, with the learning rate outside.
     """
 
-    decay: Any = decay_field(0.9)
+    decay: Any = decay_field(default=0.9)
     accumulator_dtype: Any = None
 
     def __post_init__(self) -> None:

@@ -35,8 +35,8 @@ class scale_by_rms(Leafwise):
         Kingma & Ba, "Adam", arXiv:1412.6980, Algorithm 1, last line of the loop.
     """
 
-    eps: Any = number_field(1e-8, minimum=0.0)
-    eps_root: Any = number_field(0.0, minimum=0.0)
+    eps: Any = number_field(default=1e-8, minimum=0.0)
+    eps_root: Any = number_field(default=0.0, minimum=0.0)
 
     requires: ClassVar[tuple[str, ...]] = ("second",)
 

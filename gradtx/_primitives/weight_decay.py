@@ -35,7 +35,7 @@ class add_decayed_weights(Leafwise):
         Loshchilov & Hutter, arXiv:1711.05101, section 2 and Algorithm 1 (L2).
     """
 
-    weight_decay: Any = number_field(0.0, minimum=0.0)
+    weight_decay: Any = number_field(default=0.0, minimum=0.0)
     mask: Any = None
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
