@@ -1,0 +1,189 @@
+"""Device-memory traffic and temporaries of one donated step, compiled ahead of time for a TPU or a GPU.
+
+    python -m benchmarks.hbm [--quick] [--json]
+    python -m benchmarks.hbm --target cuda
+
+No such device is needed: the TPU's compiler is in libtpu; for CUDA see BENCHMARKS.md. One leaf of 16384 x 8192, too
+large for on-chip memory. Nothing is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# Read when libtpu loads: do not look for a TPU, nor for the lock file that keeps it to one process.
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_ACCELERATOR_TYPE="v5litepod-8",
+    TPU_WORKER_HOSTNAMES="localhost",
+    TPU_WORKER_ID="0",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    TPU_LOG_DIR="disabled",
+    TPU_STDERR_LOG_LEVEL="3",
+    TPU_MIN_LOG_LEVEL="3",
+)
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
+
+import gradtx
+from benchmarks import common, hlo
+
+TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5p": "v5p:2x2x1", "cuda": "1x1x1"}
+SHAPE = (16384, 8192)
+MAX_TEMP = 1 << 20  # bytes; a temporary like the leaf would be half a gigabyte
+
+# The public figures of an H100 SXM (CUDA programming guide, compute capability 9.0; the product's data sheet).
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 patch: 0 }
+runtime_version { major: 12 minor: 9 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+class Case(NamedTuple):
+    """One row: `build` makes the transformation from a library (gradtx or optax), `ideal` is bytes a parameter."""
+
+    name: str
+    ideal: float
+    build: Callable[[Any], Any]
+    dtype: Any = jnp.float32
+    optax: bool = True
+
+
+CASES = [
+    Case("adamw, float32", 28, lambda lib: lib.adamw(1e-3)),
+    Case(
+        "clip_by_global_norm + adamw, float32",
+        32,
+        lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3)),
+    ),
+    Case("adamw, mu bfloat16", 24, lambda lib: lib.adamw(1e-3, mu_dtype=jnp.bfloat16)),
+    # Optax keeps the moments of bfloat16 parameters in bfloat16: another program, and no peer of this row.
+    Case("adamw, p and g bfloat16, moments float32", 22, lambda lib: lib.adamw(1e-3), jnp.bfloat16, optax=False),
+]
+
+
+class Program(NamedTuple):
+    """What the compiled program of one step costs."""
+
+    case: str
+    library: str
+    ideal: float
+    bytes_per_parameter: float
+    temp_bytes: int
+    flops_per_parameter: float | None
+    seconds: float
+
+
+def device_of(target: str) -> Any:
+    """A device to compile for, which need not exist."""
+    name = TOPOLOGIES[target]
+    if target == "cuda":
+        config = {"topology": name, "target_config": H100}
+        return topologies.get_topology_desc(platform="cuda", topology_name="", **config).devices[0]
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
+
+
+def compile_step(tx: Any, dtype: Any, target: str, device: Any, *, as_argument: bool) -> Any:
+    """The compiled donated step for one leaf of `SHAPE`."""
+    placed = jax.sharding.SingleDeviceSharding(device)
+
+    def on_device(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree)
+
+    params = on_device({"w": jax.ShapeDtypeStruct(SHAPE, dtype)})
+    state = on_device(jax.eval_shape(tx.init, params))
+    arguments = [params, state, params]
+    if as_argument:
+        number = jax.ShapeDtypeStruct((), jnp.float32, weak_type=True, sharding=placed)
+        arguments.insert(0, jax.tree.map(lambda _: number, tx))
+    step = common.training_step(tx, as_argument=as_argument)
+    platform = "cuda" if target == "cuda" else "tpu"
+    return step.trace(*arguments).lower(lowering_platforms=(platform,)).compile()
+
+
+def measure(case: Case, library: str, target: str, device: Any) -> Program:
+    """Compile one row. `library`: "gradtx", "gradtx as argument" or "optax"."""
+    tx = case.build(optax if library == "optax" else gradtx)
+    start = time.perf_counter()
+    compiled = compile_step(tx, case.dtype, target, device, as_argument=library == "gradtx as argument")
+    seconds = time.perf_counter() - start
+    size = SHAPE[0] * SHAPE[1]
+    costs = compiled.cost_analysis() or {}
+    return Program(
+        case.name,
+        library,
+        case.ideal,
+        hlo.hbm_bytes(compiled.as_text()) / size,
+        compiled.memory_analysis().temp_size_in_bytes,
+        costs["flops"] / size if "flops" in costs else None,
+        seconds,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TOPOLOGIES, nargs="*", default=["v5e"])
+    parser.add_argument("--quick", action="store_true", help="gradtx alone")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    args = parser.parse_args()
+
+    missed = []
+    for target in args.target:
+        device = device_of(target)
+        rows = []
+        for case in CASES:
+            for library in ("gradtx", "gradtx as argument", "optax"):
+                if library == "optax" and (args.quick or not case.optax):
+                    continue
+                program = measure(case, library, target, device)
+                if args.json:
+                    print(json.dumps({"target": target, **program._asdict()}), flush=True)
+                flops = "not reported" if program.flops_per_parameter is None else f"{program.flops_per_parameter:.0f}"
+                cells = [f"{case.ideal:g}", f"{program.bytes_per_parameter:.3f}", f"{program.temp_bytes:,}", flops]
+                rows.append([case.name, library, *cells, f"{program.seconds:.1f}"])
+                too_much = program.bytes_per_parameter > case.ideal + 0.05 or program.temp_bytes > MAX_TEMP
+                if library != "optax" and too_much:
+                    missed.append(f"{case.name}, {library}, {target}")
+        if not args.json:
+            print(f"{device.device_kind} ({TOPOLOGIES[target]}), {' x '.join(map(str, SHAPE))}; {common.machine()}\n")
+            header = ["", "", "ideal", "HBM bytes/param", "temp bytes", "flops/param", "compile s"]
+            print(common.table(header, rows) + "\n")
+    if not args.json:
+        print(f"programs above their ideal: {'; '.join(missed) or 'none'}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
