@@ -1,0 +1,30 @@
+"""Oracles: every optimizer in NumPy float64, written from its paper, and nothing shared with the code under test.
+
+An oracle keeps its own state: `update(g, p) -> u` takes the gradient and the parameter of this step (any shape) and
+returns what to add to the parameter. Arguments are named as gradtx and Optax name them, so that a row of the zoo builds
+its oracle from its own keywords. 0/0 is 0: no gradient, no update.
+"""
+
+from reference.adagrad import AdaGrad
+from reference.adam import Adam, AdamL2, AdamW
+from reference.ema import EMA
+from reference.rmsprop import RMSProp
+from reference.sgd import SGD
+
+__all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "RMSProp"]
+
+# Rows of the zoo by name; a row's keywords are its oracle's.
+ORACLES = {
+    "ema": EMA,
+    "sgd": SGD,
+    "sgd_momentum": SGD,
+    "sgd_nesterov": SGD,
+    "sgd_ema": SGD,
+    "adagrad": AdaGrad,
+    "rmsprop": RMSProp,
+    "rmsprop_centered_momentum": RMSProp,
+    "adam": Adam,
+    "adam_nesterov": Adam,
+    "adamw": AdamW,
+    "adam_l2": AdamL2,
+}
