@@ -107,7 +107,8 @@ def train(tx, params, images, labels, title):
             jax.block_until_ready(params)
             start = time.perf_counter()
     jax.block_until_ready(params)
-    return params, state, jnp.stack(losses), len(losses) // 2 / (time.perf_counter() - start)
+    speed = (len(losses) // 2) / (time.perf_counter() - start)
+    return params, state, np.array(losses), speed
 
 
 @functools.partial(jax.jit, static_argnames="reference")
@@ -115,8 +116,8 @@ def compare(tx, reference, params, images, labels):
     """Train with `tx`, and in every step give `reference` the same gradients at the same parameters.
 
     Returns, for each step, the largest |difference| of their updates, and the largest |update|. The two Adams differ by
-    1e-5 because float32 has no 0.999, and Optax's bias correction starts from what it has instead; against an Adam
-    in float64, gradtx's is 6e-7 off and Optax's 1e-5.
+    1e-5 because Optax computes `1 - 0.999**t` in float32, where few digits are left of it: from an Adam in float64,
+    gradtx's is 6e-7 away and Optax's 1e-5.
     """
 
     def step(carry, batch):
