@@ -2,17 +2,18 @@
 
     python -m benchmarks.step_time [--quick]
 
-Each round times every contender once, in a new random order, and ratios are taken within a round. Optax stands in
-the list twice: its ratio to itself is what noise alone does.
+Each round times every contender once, in a new random order, and ratios are taken within a round. Where its arrays
+happen to lie in memory makes a contender up to 15% faster or slower for as long as they stay there, so all of them
+move to new memory many times. Optax stands in the list twice: its ratio to itself is what noise alone does.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 # torch's idle threads would otherwise spin beside XLA's.
@@ -39,23 +40,50 @@ def trees(quick: bool) -> dict[str, Any]:
     return {"1": {"w": jnp.full((4096, 2048), 0.5)}, "40": square, "1008": common.transformer(72, 128)}
 
 
-def jax_contender(tx: Any, params: Any, steps: int, *, as_argument: bool = False) -> Callable[[], float]:
-    """Seconds of `steps` steps of an optimizer that owns its parameters."""
-    step = common.training_step(tx, as_argument=as_argument)
-    first = (tx,) if as_argument else ()
-    params = jax.tree.map(jnp.copy, params)
-    grads = gradients_like(params)
-    held = [params, tx.init(params)]
+class JaxContender:
+    """An optimizer that owns its parameters; calling it gives the seconds of `steps` steps."""
 
-    def run() -> float:
+    def __init__(self, tx: Any, params: Any, grads: Any, steps: int, *, as_argument: bool = False):
+        self.tx, self.params, self.grads, self.steps = tx, params, grads, steps
+        self.step = common.training_step(tx, as_argument=as_argument)
+        self.first = (tx,) if as_argument else ()
+
+    def place(self) -> None:
+        """Start anew, in new memory."""
+        self.held: Any = None
+        self.own_grads = jax.tree.map(jnp.copy, self.grads)
+        params = jax.tree.map(jnp.copy, self.params)
+        self.held = params, self.tx.init(params)
+        self()
+
+    def __call__(self) -> float:
         start = time.perf_counter()
-        for _ in range(steps):
-            held[:] = step(*first, *held, grads)
-        jax.block_until_ready(held)
+        for _ in range(self.steps):
+            self.held = self.step(*self.first, *self.held, self.own_grads)
+        jax.block_until_ready(self.held)
         return time.perf_counter() - start
 
-    run()
-    return run
+
+class TorchContender:
+    """torch's fused AdamW, in the same form."""
+
+    def __init__(self, params: Any, grads: Any, steps: int):
+        self.params, self.grads, self.steps = params, grads, steps
+
+    def place(self) -> None:
+        self.optimizer = None
+        tensors = [torch.from_numpy(np.array(p)).requires_grad_() for p in jax.tree.leaves(self.params)]
+        for tensor, grad in zip(tensors, jax.tree.leaves(self.grads), strict=True):
+            tensor.grad = torch.from_numpy(np.array(grad))
+        self.optimizer = torch.optim.AdamW(tensors, lr=LEARNING_RATE, weight_decay=DECAY, fused=True)
+        self()
+
+    def __call__(self) -> float:
+        assert self.optimizer is not None
+        start = time.perf_counter()
+        for _ in range(self.steps):
+            self.optimizer.step()
+        return time.perf_counter() - start
 
 
 def gradients_like(params: Any) -> Any:
@@ -63,30 +91,27 @@ def gradients_like(params: Any) -> Any:
     return jax.tree.map(lambda p: jnp.asarray(rng.standard_normal(p.shape, np.float32)), params)
 
 
-def torch_contender(params: Any, steps: int) -> Callable[[], float]:
-    tensors = [torch.from_numpy(np.array(p)).requires_grad_() for p in jax.tree.leaves(params)]
-    for tensor, grad in zip(tensors, jax.tree.leaves(gradients_like(params)), strict=True):
-        tensor.grad = torch.from_numpy(np.array(grad))
-    optimizer = torch.optim.AdamW(tensors, lr=LEARNING_RATE, weight_decay=DECAY, fused=True)
-
-    def run() -> float:
-        start = time.perf_counter()
-        for _ in range(steps):
-            optimizer.step()
-        return time.perf_counter() - start
-
-    run()
-    return run
+def compare(contenders: dict[str, Any], placements: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round. Between blocks of rounds all move to new memory, in a new order."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    rng = random.Random(0)
+    for block in range(placements):
+        for name in rng.sample(list(contenders), len(contenders)):
+            contenders[name].place()
+        for name, values in common.interleaved(contenders, rounds, seed=block).items():
+            seconds[name] += values
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=120)
+    parser.add_argument("--placements", type=int, default=24, help="how often everything moves to new memory")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds in each placement")
     parser.add_argument("--steps", type=int, default=3, help="steps per measurement")
     parser.add_argument("--leaves", nargs="*", help="only these rows")
-    parser.add_argument("--quick", action="store_true", help="small trees, 20 rounds")
+    parser.add_argument("--quick", action="store_true", help="small trees, 3 placements")
     args = parser.parse_args()
-    rounds = 20 if args.quick else args.rounds
+    placements = 3 if args.quick else args.placements
     torch.set_num_threads(os.cpu_count() or 1)
 
     ours = gradtx.adamw(LEARNING_RATE, weight_decay=DECAY)
@@ -95,14 +120,15 @@ def main() -> None:
     for name, params in trees(args.quick).items():
         if args.leaves and name not in args.leaves:
             continue
+        grads = gradients_like(params)
         contenders = {
-            "gradtx": jax_contender(ours, params, args.steps),
-            "gradtx as argument": jax_contender(ours, params, args.steps, as_argument=True),
-            "optax": jax_contender(peer, params, args.steps),
-            "optax again": jax_contender(peer, params, args.steps),
-            "torch": torch_contender(params, args.steps),
+            "gradtx": JaxContender(ours, params, grads, args.steps),
+            "gradtx as argument": JaxContender(ours, params, grads, args.steps, as_argument=True),
+            "optax": JaxContender(peer, params, grads, args.steps),
+            "optax again": JaxContender(peer, params, grads, args.steps),
+            "torch": TorchContender(params, grads, args.steps),
         }
-        seconds = common.interleaved(contenders, rounds)
+        seconds = compare(contenders, placements, args.rounds)
         million = common.count_parameters(params) / 1e6
         medians = [f"{1e3 * statistics.median(seconds[n]) / args.steps:.2f}" for n in ("gradtx", "optax", "torch")]
         compared = [
@@ -119,7 +145,8 @@ def main() -> None:
         ratio = common.median_of_ratios(seconds["gradtx"], seconds["optax"])
         verdicts.append(common.verdict(f"{name} leaves, time over Optax's", ratio, TARGET))
     print(f"{common.machine('torch')}\n")
-    print(f"{rounds} rounds of {args.steps} steps; medians, and medians of the ratios within a round with quartiles\n")
+    design = f"{placements} placements of {args.rounds} rounds of {args.steps} steps"
+    print(f"{design}; medians, and medians of the ratios within a round with quartiles\n")
     header = ["leaves (parameters)", "gradtx ms", "Optax ms", "torch ms"]
     header += ["gradtx / Optax", "gradtx as argument / Optax", "Optax / itself", "gradtx / torch", "Optax / torch"]
     print(common.table(header, rows))

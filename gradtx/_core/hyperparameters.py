@@ -36,7 +36,8 @@ class Decay:
         """The decay rate itself."""
         if isinstance(self.complement, float):
             return float(f"{1.0 - self.complement:.15g}")
-        return 1 - self.complement
+        # Anything but a number is a stand-in that somebody put into the tree.
+        return 1 - self.complement if hasattr(self.complement, "dtype") else self.complement
 
     def __float__(self) -> float:
         return float(self.value)

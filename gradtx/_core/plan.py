@@ -39,6 +39,7 @@ class Plan:
     masked: tuple[int, ...]
     needs_params: tuple[str, ...]
     keeps_moments: tuple[str, ...]
+    slot_names: tuple[frozenset[str], ...]
 
 
 def linear(tx: Any) -> list[st.Stage]:
@@ -75,6 +76,7 @@ def plan_for(treedef: Any) -> Plan:
         masked=tuple(i for i, s in enumerate(stages) if type(s).applies is not st.Stage.applies),
         needs_params=tuple(label(s) for s in stages if "param" in s.requires),
         keeps_moments=tuple(label(s) for s in stages if st.parameter_slots(s)),
+        slot_names=tuple(frozenset(slot.name for slot in s.slots()) for s in stages),
     )
 
 
@@ -161,7 +163,7 @@ def _check_order(stages: tuple[st.Stage, ...]) -> None:
             if frame.get("written by"):
                 raise ValueError(
                     f"{label(stage)} averages the gradient and would discard what {frame['written by']} wrote since "
-                    f"{label(frame['captured'])} captured it; to average the update instead: scope({stage!r})"
+                    f"{label(frame['captured'])} captured it; to average the update instead: scope({type(stage).__name__}(...))"
                 )
         elif frame.get("captured") and getattr(stage, "writes", True):
             frame["written by"] = label(stage)

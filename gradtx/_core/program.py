@@ -55,11 +55,6 @@ def step_scalars(
             derived, new_memory = stage.scalars(step)
         except ValueError as error:
             raise ValueError(f"{label(stage)}: {error}") from error
-        if set(new_memory) != set(memory):
-            raise ValueError(
-                f"{label(stage)}: the state has the scalars {sorted(memory)}, this transformation keeps "
-                f"{sorted(new_memory)}; a number was replaced by a schedule, or a schedule by a number, since `init`"
-            )
         constant.append(fixed)
         computed.append({**moving, **derived})
         new_memories.append({k: v.astype(memory[k].dtype) for k, v in new_memory.items()})

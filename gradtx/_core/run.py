@@ -10,10 +10,10 @@ import optax
 
 from gradtx._core import foreign, program, trees
 from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
-from gradtx._core.plan import Plan, Segment, plan_for
+from gradtx._core.plan import Plan, Segment, label, plan_for
 from gradtx._core.signal import Signal
 from gradtx._core.slots import State, scalar_like_parameters, slot_dtype, zeros_like_parameter
-from gradtx._core.stages import Foreign, Stage, parameter_slots, scalar_slots
+from gradtx._core.stages import Foreign, Stage, parameter_slots
 
 
 def init(tx: Stage, params: Any) -> State:
@@ -107,6 +107,13 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
     if not isinstance(state, State) or len(state.stages) != len(plan.stages):
         got = f"one with {len(state.stages)} stages" if isinstance(state, State) else f"a {type(state).__name__}"
         raise ValueError(f"expected the state of a chain with {len(plan.stages)} stages, from its init; got {got}")
+    for stage, entry, expected in zip(plan.stages, state.stages, plan.slot_names, strict=True):
+        if not isinstance(stage, Foreign) and (set(entry) if isinstance(entry, dict) else set()) != expected:
+            got: Any = sorted(entry) if isinstance(entry, dict) else "nothing"
+            raise ValueError(
+                f"{label(stage)}: expected the slots {sorted(expected)} in the state, got {got}; it was initialized for "
+                "another chain, or a number was replaced by a schedule (or the reverse) since `init`"
+            )
     return _Leaves(gradients, param_leaves, treedef, updates)
 
 
@@ -119,9 +126,10 @@ def _params_like(treedef: Any, updates: Any, params: Any) -> list[Any]:
 
 
 def _memory(stage: Stage, entry: Any) -> dict[str, Any]:
-    if isinstance(entry, dict):
-        return {slot.name: entry[slot.name] for slot in scalar_slots(stage) if slot.name in entry}
-    return {}
+    if not isinstance(entry, dict) or isinstance(stage, Foreign):
+        return {}
+    mirrors = {slot.name for slot in parameter_slots(stage)}
+    return {name: value for name, value in entry.items() if name not in mirrors}
 
 
 def _run_leafwise(
@@ -130,7 +138,7 @@ def _run_leafwise(
     segment = plan.segments[number]
     slot_names = {i: [slot.name for slot in parameter_slots(plan.stages[i])] for i in segment.indices}
     old = {
-        (i, name): trees.slot_leaves(here.treedef, _slot(kept[i], name, plan, i), name, here.gradients, here.tree)
+        (i, name): trees.slot_leaves(here.treedef, kept[i][name], name, here.gradients, here.tree)
         for i, names in slot_names.items()
         for name in names
     }
@@ -158,15 +166,6 @@ def _run_leafwise(
     for (i, name), arrays in new.items():
         kept[i][name] = jax.tree.unflatten(here.treedef, arrays)
     return out
-
-
-def _slot(entry: Any, name: str, plan: Plan, index: int) -> Any:
-    if not isinstance(entry, dict) or name not in entry:
-        raise ValueError(
-            f"state of stage {index}, {type(plan.stages[index]).__name__}: expected slot {name!r}, "
-            f"got {sorted(entry) if isinstance(entry, dict) else entry!r}; was it initialized for another chain?"
-        )
-    return entry[name]
 
 
 def _leaf_dtypes(segment: Segment, here: _Leaves) -> tuple[tuple[np.dtype, np.dtype | None], ...]:

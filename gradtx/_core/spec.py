@@ -186,7 +186,7 @@ def static_value(value: Any) -> Hashable:
 
 def show_static(value: Any) -> str:
     if isinstance(value, np.dtype):
-        return value.name
+        return repr(value.name)
     return getattr(value, "__qualname__", None) or repr(value)
 
 

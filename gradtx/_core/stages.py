@@ -136,7 +136,8 @@ class Foreign(Stage):
 
     def __repr__(self) -> str:
         update = self.transformation.update
-        return getattr(update, "__qualname__", repr(update)).split(".<locals>")[0]
+        name = getattr(update, "__qualname__", None)
+        return f"{update.__module__.split('.')[0]}.{name.split('.<locals>')[0]}" if name else repr(update)
 
 
 class enter_scope(Leafwise):
@@ -159,10 +160,6 @@ class exit_scope(Leafwise):
 def is_foreign(tx: Any) -> bool:
     """Whether this is somebody else's gradient transformation."""
     return not isinstance(tx, Transform) and isinstance(tx, optax.GradientTransformation)
-
-
-def scalar_slots(stage: Stage) -> tuple[Slot, ...]:
-    return tuple(slot for slot in stage.slots() if slot.role == "scalar")
 
 
 def parameter_slots(stage: Stage) -> tuple[Slot, ...]:

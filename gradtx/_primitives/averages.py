@@ -42,7 +42,7 @@ def average(step: Step, decay: Any, *, unit_gain: bool = False) -> tuple[dict[st
     gain = jnp.ones_like(complement) if unit_gain else complement
     memory = {}
     if isinstance(decay, Schedule):
-        high, low = step.memory[WEIGHT] if WEIGHT in step.memory else _missing(decay)
+        high, low = step.memory[WEIGHT]
         change = gain - complement * high - complement * low + low
         weight = high + change
         memory = {WEIGHT: jnp.stack([weight, change - (weight - high)])}
@@ -53,13 +53,6 @@ def average(step: Step, decay: Any, *, unit_gain: bool = False) -> tuple[dict[st
         weight = covered * (gain / complement)
     rate = jnp.minimum(gain / weight, 1)
     return {"rate": rate, "weight": weight, "retain": 1 - complement, "gain": gain}, memory
-
-
-def _missing(decay: Any) -> Any:
-    raise ValueError(
-        f"the decay is the schedule {decay!r}, whose total weight the state must hold, and it does not: "
-        "a number was replaced by a schedule since `init`"
-    )
 
 
 def towards(mean: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.dtypes import scalar_dtype
+from gradtx._core.dtypes import compute_dtype, scalar_dtype
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, square
 from gradtx._core.stages import Leafwise, Treewise
@@ -59,15 +59,15 @@ class clip_by_global_norm(Treewise):
     def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
         if not updates:
             return updates
-        norm = euclidean_norm(updates)
-        finite = jnp.isfinite(norm)
-        clipped = norm >= s.max_norm
+        length, unit = scaled_norm(updates)
+        too_long = length > s.max_norm * unit
+        divisor = jnp.where(jnp.isfinite(length), jnp.where(too_long, length, 1), jnp.nan)
+        unit, factor = jnp.where(too_long, unit, 1), jnp.where(too_long, s.max_norm, 1)
 
         def one(u: jax.Array) -> jax.Array:
             real = jnp.finfo(u.dtype).dtype
             # Divide first: max_norm / norm underflows for huge norms.
-            small = (u / jnp.where(norm > 0, norm, 1).astype(real)) * s.max_norm.astype(real)
-            return jnp.where(finite, jnp.where(clipped, small, u), jnp.full_like(u, jnp.nan))
+            return ((u * unit.astype(real)) / divisor.astype(real)) * factor.astype(real)
 
         return [one(u) for u in updates]
 
@@ -75,22 +75,25 @@ class clip_by_global_norm(Treewise):
 def global_norm(tree: Any) -> jax.Array:
     """The Euclidean norm of all leaves together, in float32 or wider; 0 for an empty tree.
 
-    Squares that would overflow are summed a second time, scaled by a power of two: Blue's algorithm (ACM TOMS 4(1),
-    1978), without its third range, since squares too small for a float do not change a norm that is not.
+    Its squares do not overflow, whatever finite values the leaves hold.
     """
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
-    return euclidean_norm([x.astype(_wide(x.dtype)) for x in leaves])
+    length, unit = scaled_norm([x.astype(compute_dtype(x.dtype)) for x in leaves])
+    return length / unit
 
 
-def _wide(dtype: Any) -> Any:
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+def scaled_norm(arrays: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The norm of arrays that are float32 or wider, as `(length, unit)`: the norm is `length / unit`.
 
-
-def euclidean_norm(arrays: list[jax.Array]) -> jax.Array:
-    """The norm of arrays that are float32 or wider."""
-    total = scaled = jnp.zeros((), scalar_dtype())
+    The unit is 1, or 2**-96 where a square or their sum overflows: in Blue's algorithm (ACM TOMS 4(1), 1978) the range
+    for large numbers. The one for small numbers is left out, since squares that underflow do not change a norm that a
+    sensible limit could cut.
+    """
     shrink = 2.0**-96  # the square of the largest float32, shrunk, leaves room for 2**64 elements
-    for x in arrays:
-        total = total + jnp.sum(square(x)).astype(total.dtype)
-        scaled = scaled + jnp.sum(square(x * jnp.asarray(shrink, jnp.finfo(x.dtype).dtype))).astype(total.dtype)
-    return jnp.where(jnp.isfinite(total), jnp.sqrt(total), jnp.sqrt(scaled) / shrink)
+    plain = [jnp.sum(square(x)) for x in arrays]
+    shrunk = [jnp.sum(square(x * jnp.asarray(shrink, jnp.finfo(x.dtype).dtype))) for x in arrays]
+    zero = jnp.zeros((), scalar_dtype())
+    total, scaled = (sum((p.astype(zero.dtype) for p in parts), start=zero) for parts in (plain, shrunk))
+    finite = jnp.isfinite(total)
+    # The root comes last: XLA copies cheap scalar operations, and all before them, into the program of every leaf.
+    return jnp.sqrt(jnp.where(finite, total, scaled)), jnp.where(finite, 1.0, shrink).astype(zero.dtype)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from gradtx._core import trees
 from gradtx._core.hyperparameters import number_field
@@ -101,6 +101,6 @@ def _takes_path_and_leaf(function: Any) -> bool:
 
 
 def _as_bool(value: Any, owner: str, path: str) -> bool:
-    if isinstance(value, jax.core.Tracer) or not (isinstance(value, bool) or jnp.asarray(value).dtype == jnp.bool_):
+    if isinstance(value, jax.core.Tracer) or not (np.asarray(value).dtype == np.bool_):
         raise TypeError(f"{owner}: leaf {path}: expected the mask to say True or False, got {value!r}")
     return bool(value)

@@ -1,0 +1,68 @@
+"""Trees to test on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Block:
+    matrix: Any
+    bias: Any
+
+
+def params(dtype: Any = jnp.float32, seed: int = 0) -> dict[str, Any]:
+    """A small tree with nested containers, a scalar, an empty array and a None."""
+    rng = np.random.default_rng(seed)
+
+    def array(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    return {
+        "block": Block(matrix=array(3, 4), bias=array(4)),
+        "pair": (array(2, 2), None),
+        "nested": {"scalar": array(), "empty": array(0, 3)},
+    }
+
+
+def grads_like(tree: Any, seed: int = 1, scale: float = 1.0, dtype: Any = None) -> Any:
+    """Random gradients for a tree of parameters."""
+    rng = np.random.default_rng(seed)
+
+    def one(p: Any) -> jax.Array:
+        g = rng.normal(size=p.shape)
+        if jnp.issubdtype(p.dtype, jnp.complexfloating):
+            g = g + 1j * rng.normal(size=p.shape)
+        return jnp.asarray(g * scale, dtype or p.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def avals(tree: Any) -> Any:
+    """Shape, dtype and weak type of every leaf."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype, bool(x.aval.weak_type)), tree)
+
+
+def run(tx: Any, tree: Any, steps: int = 5, dtype: Any = None) -> tuple[Any, Any]:
+    """The last update and state after some steps, the parameters left alone."""
+    state = tx.init(tree)
+    update = jax.jit(tx.update)
+    updates = tree
+    for i in range(steps):
+        updates, state = update(grads_like(tree, seed=i, dtype=dtype), state, tree)
+    return updates, state
+
+
+def run_same(tx: Any, tree: Any, grads: Any, steps: int) -> tuple[Any, Any]:
+    """The last update and state after some steps with the same gradients."""
+    state, updates = tx.init(tree), grads
+    update = jax.jit(tx.update)
+    for _ in range(steps):
+        updates, state = update(grads, state, tree)
+    return updates, state

@@ -1,0 +1,325 @@
+"""What every transformation keeps, whatever it computes: the contracts, over the zoo."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import samples
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from zoo import ZOO, Row
+
+import gradtx
+from gradtx._core.hyperparameters import Decay
+
+every = pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
+OTHERS = [jnp.float32, jnp.bfloat16, jnp.float16]
+
+
+def arguments() -> list[Any]:
+    return [pytest.param(row, name, id=f"{row.name}-{name}") for row in ZOO for name in row.arguments]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, float)
+
+
+def bytes_of(tree: Any) -> list[bytes]:
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+# ---- what is computed ----
+
+
+@pytest.mark.parametrize(("row", "argument"), arguments())
+def test_every_argument_matters(row: Row, argument: str):
+    tree = samples.params()
+    before = row.needs.get(argument, {})
+    plain, _ = samples.run(row.build(**before), tree)
+    changed, _ = samples.run(row.build(**{**before, argument: row.arguments[argument]}), tree)
+    moved = max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(changed)) if a.size)
+    size = max(float(jnp.max(jnp.abs(a))) for a in jax.tree.leaves(plain) if a.size)
+    assert moved > 1e-4 * size, (moved, size)
+
+
+@every
+@pytest.mark.parametrize("dtype", OTHERS, ids=lambda d: d.__name__)
+def test_zero_gradients_give_zero_updates(row: Row, dtype: Any):
+    # Trap 4: NaN or inf in 12 of 22 Optax optimizers.
+    tree = jax.tree.map(jnp.zeros_like, samples.params(dtype))
+    state = row.build().init(tree)
+    for _ in range(3):
+        updates, state = row.build().update(tree, state, tree)
+        for leaf in jax.tree.leaves(updates):
+            np.testing.assert_array_equal(np.asarray(leaf, np.float32), 0.0)
+    assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(state))
+
+
+@every
+def test_eager_and_jitted_agree(row: Row):
+    tree, tx = samples.params(), row.build()
+    grads, state = samples.grads_like(tree), tx.init(tree)
+    eager = tx.update(grads, state, tree)
+    jitted = jax.jit(tx.update)(grads, state, tree)
+    as_data = jax.jit(lambda tx, *a: tx.update(*a))(tx, grads, state, tree)
+    chex.assert_trees_all_close(eager, jitted, rtol=3e-6, atol=0)
+    chex.assert_trees_all_close(eager, as_data, rtol=3e-6, atol=0)
+
+
+@every
+def test_none_is_no_parameter(row: Row):
+    tree, tx = samples.params(), row.build()
+    updates, _ = tx.update(samples.grads_like(tree), tx.init(tree), tree)
+    assert updates["pair"][1] is None
+
+
+# ---- state and updates keep their form ----
+
+
+@every
+@pytest.mark.parametrize("grad_dtype", OTHERS, ids=lambda d: f"g_{d.__name__}")
+@pytest.mark.parametrize("dtype", OTHERS, ids=lambda d: f"p_{d.__name__}")
+def test_state_is_stable_and_updates_are_promoted(row: Row, dtype: Any, grad_dtype: Any):
+    # Trap 5: bf16 params with f32 grads change the state's dtype after one step in 18 Optax aliases.
+    tree, tx = samples.params(dtype), row.build()
+    grads, state = samples.grads_like(tree, dtype=grad_dtype), tx.init(tree)
+    for update in (tx.update, jax.jit(tx.update)):
+        updates, after = update(grads, state, tree)
+        chex.assert_trees_all_equal(samples.avals(state), samples.avals(after))
+        assert jax.tree.structure(state) == jax.tree.structure(after)
+        with jax.numpy_dtype_promotion("standard"):
+            expected = jnp.promote_types(dtype, grad_dtype)
+        assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(expected)}
+        assert not any(x.aval.weak_type for x in jax.tree.leaves(updates))
+
+
+@every
+def test_scan_cond_vmap(row: Row):
+    tree, tx = samples.params(jnp.bfloat16), row.build()
+    grads, state = samples.grads_like(tree, dtype=jnp.float32), tx.init(tree)
+
+    def step(state: Any, _: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, tree)
+        return state, updates
+
+    scanned, _ = jax.lax.scan(step, state, None, length=3)
+    chex.assert_trees_all_equal(samples.avals(state), samples.avals(scanned))
+    _, looped = samples.run_same(tx, tree, grads, 3)
+    chex.assert_trees_all_close(scanned, looped, rtol=1e-5)
+
+    kept = jax.jit(lambda go: jax.lax.cond(go, lambda s: step(s, None)[0], lambda s: s, state))(False)
+    chex.assert_trees_all_equal(kept, state)
+
+    def stacked(t: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.stack([x, x]), t)
+
+    both = jax.vmap(tx.update)(stacked(grads), jax.vmap(tx.init)(stacked(tree)), stacked(tree))
+    one = tx.update(grads, state, tree)
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], both), one, rtol=1e-5)
+
+
+@every
+def test_abstract_init(row: Row):
+    tree, tx = samples.params(jnp.bfloat16), row.build()
+    state = tx.init(tree)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    for other in (jax.eval_shape(tx.init, tree), jax.eval_shape(tx.init, abstract), tx.init(abstract)):
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), other) == shapes
+
+
+@every
+def test_fresh_state_can_be_donated(row: Row):
+    tree = samples.params()
+    state = row.build().init(tree)
+    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state) if x.size]
+    assert len(set(pointers)) == len(pointers)
+    for x in jax.tree.leaves((tree, state)):
+        assert not x.is_deleted()
+    gradtx.step(row.build(), tree, state, samples.grads_like(tree))
+
+
+@every
+def test_shardings_are_stable(row: Row):
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
+    sharded = NamedSharding(mesh, PartitionSpec("data", "model"))
+    tree = {"matrix": jax.device_put(jnp.ones((4, 8)), sharded)}
+    tx = row.build()
+    step = jax.jit(tx.update)
+    for init in (tx.init, jax.jit(tx.init)):
+        state = init(tree)
+        updates, after = step(tree, state, tree)
+        updates, again = step(tree, after, tree)
+        for old, new in zip(jax.tree.leaves(after), jax.tree.leaves(again)):
+            assert old.sharding.is_equivalent_to(new.sharding, old.ndim)
+        for leaf in jax.tree.leaves((state, again)):
+            expected = sharded if leaf.ndim == 2 else NamedSharding(mesh, PartitionSpec())
+            assert leaf.sharding.device_set == set(mesh.devices.flat) or init is not tx.init
+            if leaf.ndim == 2:
+                assert leaf.sharding.is_equivalent_to(expected, 2), leaf.sharding
+        assert updates["matrix"].sharding.is_equivalent_to(sharded, 2)
+
+
+# ---- a transformation is data ----
+
+
+@every
+def test_no_recompilation(row: Row):
+    tree = samples.params()
+    grads = samples.grads_like(tree)
+    chex.clear_trace_counter()  # which counts by the function's source, across tests
+    step = jax.jit(chex.assert_max_traces(lambda tx, g, s, p: tx.update(g, s, p), n=1))
+    state = row.build().init(tree)
+    for i in range(3):
+        _, state = step(row.build(), grads, state, tree)
+    for argument, value in row.arguments.items():
+        other = row.build(**{argument: value})
+        if jax.tree.structure(other) == jax.tree.structure(row.build()):
+            step(other, grads, state, tree)
+
+
+@every
+def test_init_and_update_unpack(row: Row):
+    tx = row.build()
+    init, update = tx
+    assert (init, update) == (tx.init, tx.update)
+    assert (tx[0], tx[1]) == (tx.init, tx.update)
+    assert len(tx) == 2
+    assert isinstance(tx, optax.GradientTransformationExtraArgs)
+
+
+@every
+def test_prints_compares_hashes_pickles(row: Row):
+    tx = row.build()
+    assert tx == row.build()
+    assert hash(tx) == hash(row.build())
+    again = pickle.loads(pickle.dumps(tx))
+    assert (again, hash(again), repr(again)) == (tx, hash(tx), repr(tx))
+    namespace = {**vars(gradtx.schedules), **vars(gradtx)}
+    assert eval(repr(tx), namespace) == tx
+    for argument, value in row.arguments.items():
+        other = row.build(**{**row.needs.get(argument, {}), argument: value})
+        assert other != tx
+        assert repr(other) != repr(tx)
+
+
+@every
+def test_equal_transformations_share_a_trace_as_static_arguments(row: Row):
+    # Trap 15: an equal optimizer as a static argument retraces.
+    tree = samples.params()
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(lambda tx, g, s, p: tx.update(g, s, p), n=1), static_argnums=0)
+    for _ in range(2):
+        tx = row.build()
+        step(tx, samples.grads_like(tree), tx.init(tree), tree)
+
+
+@every
+def test_leaves_are_numbers_and_survive_neighbours(row: Row):
+    tx = row.build()
+    leaves, treedef = jax.tree.flatten(tx)
+    assert all(isinstance(x, float) for x in leaves)
+    for stand_in in (None, True, object()):
+        other = jax.tree.unflatten(treedef, [stand_in] * len(leaves))
+        found = jax.tree.flatten(other, is_leaf=lambda x: x is None)[0]
+        assert all(x is stand_in for x in found)
+    assert jax.tree.unflatten(treedef, leaves) == tx
+
+
+@every
+def test_a_population_is_a_vmap(row: Row):
+    numbers = {n: v for n, v in row.arguments.items() if is_number(v)}
+    if not numbers:
+        assert not jax.tree.leaves(row.build()) or row.name in ("bias_correction", "nesterov", "scale_by_schedule")
+        return
+    name, value = next(iter(numbers.items()))
+    before = row.needs.get(name, {})
+    values = jnp.asarray([value, 0.9 * value])
+    tree = samples.params()
+    grads = samples.grads_like(tree)
+
+    def updates(tx: Any) -> Any:
+        return tx.update(grads, tx.init(tree), tree)[0]
+
+    population = jax.vmap(lambda x: row.build(**{**before, name: x}))(values)
+    many = jax.vmap(updates)(population)
+    for i, x in enumerate([value, 0.9 * value]):
+        one = updates(row.build(**{**before, name: x}))
+        chex.assert_trees_all_close(jax.tree.map(lambda y, i=i: y[i], many), one, rtol=2e-5, atol=1e-12)
+
+
+@every
+def test_hypergradients_are_finite_with_dead_inputs(row: Row):
+    tree = samples.params()
+    dead = jax.tree.map(jnp.zeros_like, tree)
+
+    def loss(tx: Any) -> Any:
+        state, total = tx.init(tree), 0.0
+        for grads in (dead, dead):
+            updates, state = tx.update(grads, state, tree)
+            total = total + sum(jnp.sum(u) for u in jax.tree.leaves(updates))
+        return total
+
+    for slope in jax.tree.leaves(jax.grad(loss)(row.build())):
+        assert np.isfinite(slope)
+
+
+# ---- inside and around Optax ----
+
+
+@every
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(lambda tx: optax.chain(optax.clip(0.5), tx), id="chain"),
+        pytest.param(lambda tx: optax.MultiSteps(tx, 2), id="MultiSteps"),
+        pytest.param(lambda tx: optax.masked(tx, lambda t: jax.tree.map(lambda x: x.ndim > 0, t)), id="masked"),
+        pytest.param(
+            lambda tx: optax.partition(
+                {"a": tx, "b": optax.sgd(0.1)}, lambda t: jax.tree.map(lambda x: "a" if x.ndim else "b", t)
+            ),
+            id="partition",
+        ),
+        pytest.param(lambda tx: optax.apply_if_finite(tx, 3), id="apply_if_finite"),
+        pytest.param(lambda tx: gradtx.chain(optax.clip(0.5), tx), id="gradtx.chain"),
+        pytest.param(lambda tx: gradtx.inject_hyperparams(tx), id="inject_hyperparams"),
+    ],
+)
+def test_wrappers(row: Row, wrap: Any):
+    tree = samples.params()
+    tx = wrap(row.build())
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Optax's wrappers are not strict
+        state = tx.init(tree)
+        update = jax.jit(tx.update)
+        for i in range(4):
+            updates, after = update(samples.grads_like(tree, i), state, tree)
+            assert jax.tree.structure(after) == jax.tree.structure(state)
+            state = after
+    assert jax.tree.structure(updates) == jax.tree.structure(tree)
+
+
+@every
+def test_one_count_and_optax_tree_tools(row: Row):
+    # Trap 13: two counts, KeyError.
+    tree, tx = samples.params(), row.build()
+    _, state = samples.run(tx, tree, steps=3)
+    assert int(optax.tree.get(state, "count")) == 3
+    mirrored = optax.tree.map_params(tx, lambda x: x * 0 + 1, state)
+    assert jax.tree.structure(mirrored) == jax.tree.structure(state)
+    for stage in mirrored.stages:
+        if stage:
+            for name, slot in stage.items():
+                assert all(np.all(np.asarray(x) == 1) for x in jax.tree.leaves(slot)), name
+
+
+def test_decay_leaves_are_complements():
+    tx = gradtx.adam(1e-3)
+    decays = [x for x in jax.tree.leaves(tx, is_leaf=lambda x: isinstance(x, Decay)) if isinstance(x, Decay)]
+    assert [d.complement for d in decays] == [1 - 0.9, 1 - 0.999]
+    assert [d.value for d in decays] == [0.9, 0.999]
