@@ -1,6 +1,6 @@
 """An update outside of `jit`: how long it takes on 48 small leaves, and what it compiles, against Optax.
 
-    python -m benchmarks.eager [--quick]
+python -m benchmarks.eager [--quick]
 """
 
 from __future__ import annotations

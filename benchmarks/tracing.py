@@ -1,6 +1,6 @@
 """How long a step takes to trace, lower and compile for a transformer of a thousand leaves, against Optax.
 
-    python -m benchmarks.tracing [--quick]
+python -m benchmarks.tracing [--quick]
 """
 
 from __future__ import annotations

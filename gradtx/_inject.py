@@ -99,7 +99,9 @@ def inject_hyperparams(tx: Transform) -> InjectedHyperparams:
 def _numbers(tx: Transform) -> dict[str, addresses.Place]:
     table = addresses.addresses(tx, numeric_only=True)
     return {
-        name: place for name, place in table.items() if place.value is not None and not isinstance(place.value, Schedule)
+        name: place
+        for name, place in table.items()
+        if place.value is not None and not isinstance(place.value, Schedule)
     }
 
 

@@ -43,7 +43,9 @@ def test_every_argument_matters(row: Row, argument: str):
     before = row.needs.get(argument, {})
     plain, _ = samples.run(row.build(**before), tree)
     changed, _ = samples.run(row.build(**{**before, argument: row.arguments[argument]}), tree)
-    moved = max(float(jnp.max(jnp.abs(a - b))) for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(changed)) if a.size)
+    moved = max(
+        float(jnp.max(jnp.abs(a - b))) for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(changed)) if a.size
+    )
     size = max(float(jnp.max(jnp.abs(a))) for a in jax.tree.leaves(plain) if a.size)
     assert moved > 1e-4 * size, (moved, size)
 
@@ -176,10 +178,10 @@ def test_no_recompilation(row: Row):
     chex.clear_trace_counter()  # which counts by the function's source, across tests
     step = jax.jit(chex.assert_max_traces(lambda tx, g, s, p: tx.update(g, s, p), n=1))
     state = row.build().init(tree)
-    for i in range(3):
+    for _ in range(3):
         _, state = step(row.build(), grads, state, tree)
     for argument, value in row.arguments.items():
-        other = row.build(**{argument: value})
+        other = row.build(**{**row.needs.get(argument, {}), argument: value})
         if jax.tree.structure(other) == jax.tree.structure(row.build()):
             step(other, grads, state, tree)
 

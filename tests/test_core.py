@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import samples
 
 import gradtx
-import samples
 from gradtx import schedules
 
 TREE = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.2])}
@@ -22,9 +22,11 @@ GRADS = [samples.grads_like(TREE, seed) for seed in range(4)]
 
 def updates_of(tx: Any, grads: Any = GRADS, params: Any = TREE) -> Any:
     state, out = tx.init(params), []
-    for g in grads:
-        u, state = tx.update(g, state, params)
-        out.append(u)
+    # Optax's own code is not written for strict promotion.
+    with jax.numpy_dtype_promotion("strict" if isinstance(tx, gradtx.Transform) else "standard"):
+        for g in grads:
+            u, state = tx.update(g, state, params)
+            out.append(u)
     return out
 
 
@@ -168,12 +170,11 @@ def test_a_stage_of_ones_own():
 
 
 def test_foreign_transformations_anywhere():
-    mixed = gradtx.chain(
-        optax.clip_by_global_norm(0.7), gradtx.adam(0.1), optax.scale_by_schedule(lambda count: 1.0 / (count + 1))
-    )
-    peer = optax.chain(
-        optax.clip_by_global_norm(0.7), optax.adam(0.1), optax.scale_by_schedule(lambda count: 1.0 / (count + 1))
-    )
+    def inverse(count: Any) -> Any:
+        return 1.0 / (count.astype(jnp.float32) + 1)
+
+    mixed = gradtx.chain(optax.clip_by_global_norm(0.7), gradtx.adam(0.1), optax.scale_by_schedule(inverse))
+    peer = optax.chain(optax.clip_by_global_norm(0.7), optax.adam(0.1), optax.scale_by_schedule(inverse))
     assert_same(mixed, peer, rtol=2e-5)
 
 
@@ -204,9 +205,7 @@ def test_replace_by_name_and_address():
     tx = gradtx.chain(("front", gradtx.clip(1.0)), gradtx.adamw(1e-3), ("back", gradtx.clip(2.0)))
     assert repr(tx).startswith("chain(('front', clip(1.0)), ema_first_moment(0.9)")
     new = tx.replace({"front.max_delta": 0.5}, learning_rate=3e-4, b1=0.95)
-    assert new == gradtx.chain(
-        ("front", gradtx.clip(0.5)), gradtx.adamw(3e-4, b1=0.95), ("back", gradtx.clip(2.0))
-    )
+    assert new == gradtx.chain(("front", gradtx.clip(0.5)), gradtx.adamw(3e-4, b1=0.95), ("back", gradtx.clip(2.0)))
     _, state = tx.update(GRADS[0], tx.init(TREE), TREE)
     new.update(GRADS[1], state, TREE)
     assert gradtx.named_chain(("front", gradtx.clip(1.0))).stages[0] == tx.stages[0]
@@ -330,9 +329,7 @@ def test_joined_schedules():
     assert [float(joined(i)) for i in range(12)] == [float(peer(i)) for i in range(12)]
 
 
-@pytest.mark.parametrize(
-    "name", ["learning_rate", "b1", "b2", "eps", "eps_root", "weight_decay"], ids=lambda n: n
-)
+@pytest.mark.parametrize("name", ["learning_rate", "b1", "b2", "eps", "eps_root", "weight_decay"], ids=lambda n: n)
 def test_any_number_may_be_a_schedule(name: str):
     ends = {"learning_rate": (0.1, 0.2), "b1": (0.5, 0.9), "b2": (0.9, 0.99)}.get(name, (1e-3, 1e-1))
     constant = gradtx.adamw(**{"learning_rate": 0.1, name: ends[0]})
@@ -340,7 +337,7 @@ def test_any_number_may_be_a_schedule(name: str):
     moving = gradtx.adamw(**{"learning_rate": 0.1, name: schedules.linear_schedule(*ends, 3)})
     foreign = gradtx.adamw(**{"learning_rate": 0.1, name: optax.linear_schedule(*ends, 3)})
     assert_same(flat, constant, rtol=2e-5)
-    assert_same(foreign, moving, rtol=0)
+    assert_same(foreign, moving, rtol=1e-6)
     assert float(jnp.max(jnp.abs(updates_of(moving)[-1]["w"] - updates_of(constant)[-1]["w"]))) > 1e-6
 
 
@@ -367,6 +364,15 @@ def test_float64(x64: None):
     np.testing.assert_allclose(updates["w"], expected, rtol=1e-13)
 
 
+def test_numpy_arrays_are_parameters_too():
+    tree = {"w": np.array([1.0, -2.0])}  # float64, which JAX takes as float32 unless x64 is enabled
+    tx = gradtx.adamw(0.1)
+    updates, state = tx.update(tree, tx.init(tree), tree)
+    assert updates["w"].dtype == state.stages[0]["mu"]["w"].dtype == jnp.float32
+    assert gradtx.apply_updates(tree, updates)["w"].dtype == jnp.float32
+    assert gradtx.schedules.cosine_decay_schedule(0.1, np.int64(10)) == gradtx.schedules.cosine_decay_schedule(0.1, 10)
+
+
 def test_complex_parameters_have_real_second_moments():
     tree = {"z": jnp.array([1 + 2j, -0.5j], jnp.complex64)}
     tx = gradtx.adamw(0.1)
@@ -374,7 +380,8 @@ def test_complex_parameters_have_real_second_moments():
     assert state.stages[1]["nu"]["z"].dtype == jnp.float32
     updates, after = tx.update(tree, state, tree)
     chex.assert_trees_all_equal(samples.avals(state), samples.avals(after))
-    np.testing.assert_allclose(updates["z"], -0.1 * (tree["z"] / np.abs(tree["z"]) + 1e-4 * tree["z"]), rtol=1e-5)
+    z = np.asarray(tree["z"])
+    np.testing.assert_allclose(updates["z"], -0.1 * (z / np.abs(z) + 1e-4 * z), rtol=1e-5)
 
 
 def test_a_moment_in_half_precision_is_used_as_stored():

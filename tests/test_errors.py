@@ -52,7 +52,9 @@ def test_other_container():
 
 def test_other_shape():
     # Trap 17: p (3,), g (4, 3): state and update silently become (4, 3).
-    with pytest.raises(ValueError, match=r"leaf layer/b: expected a gradient of the parameter's shape \(3,\), got \(4, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"leaf layer/b: expected a gradient of the parameter's shape \(3,\), got \(4, 3\)"
+    ):
         update({"layer": {"w": jnp.ones((4, 3)), "b": jnp.ones((4, 3))}})
 
 
@@ -90,9 +92,13 @@ def test_parameters_are_needed():
 def test_integer_parameters(dtype: Any):
     # Trap 16: int32 nu = 0, parameters truncated.
     tree = {"steps": jnp.zeros(3, dtype)}
-    with pytest.raises(TypeError, match=rf"leaf steps: expected a floating.*ema_first_moment.*{jnp.dtype(dtype).name}\[3\]"):
+    with pytest.raises(
+        TypeError, match=rf"leaf steps: expected a floating.*ema_first_moment.*{jnp.dtype(dtype).name}\[3\]"
+    ):
         adamw().init(tree)
-    with pytest.raises(TypeError, match=rf"leaf steps: expected a floating or complex gradient, got {jnp.dtype(dtype).name}"):
+    with pytest.raises(
+        TypeError, match=rf"leaf steps: expected a floating or complex gradient, got {jnp.dtype(dtype).name}"
+    ):
         gradtx.sgd(0.1).update(tree, gradtx.sgd(0.1).init(tree), tree)
     with pytest.raises(TypeError, match="leaf steps: expected a floating or complex parameter.*truncated"):
         gradtx.apply_updates(tree, {"steps": jnp.ones(3)})
@@ -137,7 +143,9 @@ def test_apply_updates_checks():
     u = {"w": jnp.full(3, 0.5, jnp.float32)}
     assert gradtx.apply_updates(p, u)["w"].dtype == jnp.bfloat16
     # Trap 12: swapped arguments accepted silently (and bf16 parameters become float32).
-    with pytest.raises(TypeError, match=r"leaf w: expected an update at least as wide as its float32 parameter.*\(params, updates\)"):
+    with pytest.raises(
+        TypeError, match=r"leaf w: expected an update at least as wide as its float32 parameter.*\(params, updates\)"
+    ):
         gradtx.apply_updates(u, p)
     with pytest.raises(ValueError, match=r"leaf w: expected an update of the parameter's shape \(3,\), got \(1,\)"):
         gradtx.apply_updates(p, {"w": jnp.ones(1)})
@@ -160,7 +168,10 @@ def test_apply_updates_checks():
         (lambda: gradtx.adam(1e-3, b2=-0.1), r"got -0.1"),
         (lambda: gradtx.adam(1e-3, b1=float("nan")), r"ema_first_moment\(b1=...\): expected .*, got nan"),
         (lambda: gradtx.adam(1e-3, eps=-1e-8), r"scale_by_rms\(eps=...\): expected a number >= 0, got -1e-08"),
-        (lambda: gradtx.adamw(1e-3, weight_decay=-0.1), r"decoupled_weight_decay\(weight_decay=...\): expected .* -0.1"),
+        (
+            lambda: gradtx.adamw(1e-3, weight_decay=-0.1),
+            r"decoupled_weight_decay\(weight_decay=...\): expected .* -0.1",
+        ),
         (lambda: gradtx.sgd(float("nan")), r"scale_by_learning_rate\(learning_rate=...\): expected a number, got nan"),
         (lambda: gradtx.sgd(0.1, momentum=1.0), r"trace\(decay=...\): expected a decay rate"),
         (lambda: gradtx.sgd(0.1, nesterov=True), "nesterov and ema need a momentum"),
@@ -184,8 +195,16 @@ def test_out_of_range(build: Any, message: str):
         (lambda: gradtx.sgd(True), "got True of type bool"),
         (lambda: gradtx.sgd(1j), "got 1j of type complex"),
         (lambda: gradtx.sgd(jnp.complex64(1)), "expected a real number, got an array of dtype complex64"),
-        (lambda: gradtx.adam(1e-3, b2=jnp.bfloat16(0.999)), "at least float32, got bfloat16.*gradtx.inject_hyperparams"),
+        (
+            lambda: gradtx.adam(1e-3, b2=jnp.bfloat16(0.999)),
+            "at least float32, got bfloat16.*gradtx.inject_hyperparams",
+        ),
         (lambda: gradtx.schedules.constant_schedule(lambda count: 1.0), "expected a number, got <function"),
+        (
+            lambda: gradtx.schedules.cosine_decay_schedule(0.1, "10"),
+            r"\(decay_steps=...\): expected a whole number.*'10'",
+        ),
+        (lambda: gradtx.schedules.cosine_decay_schedule(0.1, 2.5), "expected a whole number of steps, got 2.5"),
         (lambda: gradtx.chain(gradtx.adam), "expected argument 0 to be .* call it first"),
         (lambda: gradtx.chain(gradtx.sgd(0.1), 3), "expected argument 1 to be .*, got 3 of type int"),
         (lambda: gradtx.chain(gradtx.inject_hyperparams(adamw())), "goes around a whole chain"),
@@ -213,7 +232,9 @@ def test_optax_inject_hyperparams_on_bf16_is_refused_by_name():
 
 def test_a_population_needs_vmap():
     tx = gradtx.sgd(jnp.array([0.1, 0.2]))
-    with pytest.raises(ValueError, match=r"scale_by_learning_rate: expected a scalar hyperparameter, got one of shape \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"scale_by_learning_rate: expected a scalar hyperparameter, got one of shape \(2,\)"
+    ):
         tx.update(TREE, tx.init(TREE))
 
 
@@ -241,7 +262,10 @@ def test_replaced_schedule_where_state_is_missing():
     ("tx", "message"),
     [
         (gradtx.scale_by_rms(), "scale_by_rms needs an estimator of the second moment .ema_second_moment"),
-        (gradtx.chain(gradtx.ema_first_moment(), gradtx.scale_by_rms()), "scale_by_rms needs an estimator of the second"),
+        (
+            gradtx.chain(gradtx.ema_first_moment(), gradtx.scale_by_rms()),
+            "scale_by_rms needs an estimator of the second",
+        ),
         (gradtx.bias_correction(), "bias_correction needs a moving average before it"),
         (gradtx.chain(gradtx.trace(0.9), gradtx.bias_correction()), "a trace is a sum, not an average"),
         (gradtx.chain(gradtx.sum_of_squares(), gradtx.bias_correction()), "a sum has no bias"),

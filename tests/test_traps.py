@@ -75,7 +75,9 @@ def test_7_a_norm_that_is_not_finite_shows_everywhere(bad):
 
 
 @pytest.mark.parametrize("bad", [jnp.inf, -jnp.inf, jnp.nan])
-@pytest.mark.parametrize("tx", [gradtx.adam(0.1), gradtx.rmsprop(0.1), gradtx.adagrad(0.1)], ids=["adam", "rmsprop", "adagrad"])
+@pytest.mark.parametrize(
+    "tx", [gradtx.adam(0.1), gradtx.rmsprop(0.1), gradtx.adagrad(0.1)], ids=["adam", "rmsprop", "adagrad"]
+)
 def test_infinite_gradients_are_not_hidden_by_the_clamp(tx, bad):
     g = jnp.array([bad, 1.0])
     updates, _ = tx.update(g, tx.init(g), g)

@@ -54,7 +54,6 @@ def _matrix_only(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim == 2, params)
 
 
-
 OPTIMIZERS = [
     Row("ema", gradtx.ema, optax.ema, {"decay": 0.5, "debias": False, "accumulator_dtype": "bfloat16"}, {"decay": 0.9}),
     Row("sgd", gradtx.sgd, optax.sgd, {"learning_rate": 0.2}, {"learning_rate": 0.1}),

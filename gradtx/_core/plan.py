@@ -18,7 +18,7 @@ class Segment:
     Attributes:
         kind: how they run: as one program a leaf, as one program for all leaves, or by Optax.
         indices: which stages of the plan.
-        keep: whether a later stage needs more of the signal than its update.
+        keep: whether a later stage may read more of the signal than its update.
         last: whether the chain ends here.
     """
 
@@ -101,10 +101,7 @@ def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:
             runs.append((kind(stage), [i]))
     segments = []
     for n, (what, indices) in enumerate(runs):
-        later = [stages[i] for _, more in runs[n + 1 :] for i in more]
-        keep = any(
-            set(s.requires) - {"param"} or getattr(s, "estimates", None) or isinstance(s, st.exit_scope) for s in later
-        )
+        keep = any(later == "leafwise" for later, _ in runs[n + 1 :])
         segments.append(Segment(what, tuple(indices), keep, n == len(runs) - 1))
     return segments
 

@@ -107,7 +107,9 @@ class LeafKind:
 
 
 @functools.lru_cache(maxsize=4096)
-def leaf_kind(structure: Any, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype) -> LeafKind:
+def leaf_kind(
+    structure: Any, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype
+) -> LeafKind:
     """The kind of a leaf, the same object every time (an identity comparison is all that a cache look-up costs)."""
     plan = plan_for(structure)
     this = plan.segments[segment]
@@ -186,4 +188,3 @@ def tree_program(
         with jax.named_scope(type(stage).__name__):
             updates = stage.update_tree(SimpleNamespace(**scalars), updates)
     return [u if out is None else u.astype(out) for u, (_, out) in zip(updates, kinds, strict=True)]
-

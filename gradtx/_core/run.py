@@ -109,9 +109,9 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
         raise ValueError(f"expected the state of a chain with {len(plan.stages)} stages, from its init; got {got}")
     for stage, entry, expected in zip(plan.stages, state.stages, plan.slot_names, strict=True):
         if not isinstance(stage, Foreign) and (set(entry) if isinstance(entry, dict) else set()) != expected:
-            got: Any = sorted(entry) if isinstance(entry, dict) else "nothing"
+            found = sorted(entry) if isinstance(entry, dict) else "nothing"
             raise ValueError(
-                f"{label(stage)}: expected the slots {sorted(expected)} in the state, got {got}; it was initialized for "
+                f"{label(stage)}: expected the slots {sorted(expected)} in the state, got {found}; it was initialized for "
                 "another chain, or a number was replaced by a schedule (or the reverse) since `init`"
             )
     return _Leaves(gradients, param_leaves, treedef, updates)
@@ -133,7 +133,14 @@ def _memory(stage: Stage, entry: Any) -> dict[str, Any]:
 
 
 def _run_leafwise(
-    plan: Plan, structure: Any, number: int, scalars: Any, here: _Leaves, params: Any, signals: list[Any], kept: list[Any]
+    plan: Plan,
+    structure: Any,
+    number: int,
+    scalars: Any,
+    here: _Leaves,
+    params: Any,
+    signals: list[Any],
+    kept: list[Any],
 ) -> list[Any]:
     segment = plan.segments[number]
     slot_names = {i: [slot.name for slot in parameter_slots(plan.stages[i])] for i in segment.indices}
@@ -143,7 +150,9 @@ def _run_leafwise(
         for name in names
     }
     new: dict[tuple[int, str], list[Any]] = {key: [] for key in old}
-    applies = {i: plan.stages[i].applies(here.tree if params is None else params) for i in plan.masked if i in slot_names}
+    applies = {
+        i: plan.stages[i].applies(here.tree if params is None else params) for i in plan.masked if i in slot_names
+    }
     everywhere = tuple(i for i in segment.indices)
     needs_param = any("param" in plan.stages[i].requires for i in segment.indices)
     out = []

@@ -109,10 +109,15 @@ class Signal:
         return self.gradient
 
     def capture(self) -> Signal:
-        """The signal with its gradient set: the update as it is now, unless an earlier stage captured it."""
+        """The signal with its gradient set: the update as it is now, unless an earlier stage captured it.
+
+        Where the scope squares its gradient, both are clamped to what can be squared: an update that the clamped
+        moments divide must be of their size.
+        """
         if self.gradient is not None:
             return self
-        return self.replace(gradient=_clamp(self.update) if self.clamp else self.update)
+        gradient = _clamp(self.update) if self.clamp else self.update
+        return self.replace(gradient=gradient, update=gradient)
 
 
 @jax.custom_jvp

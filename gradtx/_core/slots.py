@@ -86,8 +86,10 @@ def scalar_like_parameters(params: list[Any], shape: tuple[int, ...], dtype: np.
         sharding = getattr(param, "sharding", None)
         if isinstance(param, jax.Array) and not isinstance(param, jax.core.Tracer) and not param.committed:
             continue
-        if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh.size > 1 and not isinstance(
-            param, jax.core.Tracer
+        if (
+            isinstance(sharding, jax.sharding.NamedSharding)
+            and sharding.mesh.size > 1
+            and not isinstance(param, jax.core.Tracer)
         ):
             replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
             return jax.device_put(np.zeros(shape, dtype), replicated)

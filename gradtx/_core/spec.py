@@ -20,7 +20,9 @@ def kind_of(field: dataclasses.Field[Any]) -> Field | None:
     return field.metadata.get(_KIND)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(number_field, decay_field, leaf_field, stage_field, dataclasses.field))
+@dataclass_transform(
+    frozen_default=True, field_specifiers=(number_field, decay_field, leaf_field, stage_field, dataclasses.field)
+)
 class Spec:
     """A value made of numbers (pytree leaves) and choices (static).
 
@@ -36,7 +38,10 @@ class Spec:
                 setattr(cls, name, dataclasses.field(default=value.default, metadata={_KIND: value}))
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         jax.tree_util.register_pytree_with_keys(
-            cls, cls._flatten_with_keys, cls._unflatten, flatten_func=cls._flatten  # type: ignore[arg-type]
+            cls,
+            cls._flatten_with_keys,
+            cls._unflatten,
+            flatten_func=cls._flatten,  # type: ignore[arg-type]
         )
 
     def __post_init__(self) -> None:

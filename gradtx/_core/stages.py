@@ -40,7 +40,11 @@ class Step(NamedTuple):
         """A number, decay or schedule as a scalar for this step."""
         if isinstance(number, Decay):
             return 1 - self.complement(number)
-        value = jnp.asarray(number(self.count) if isinstance(number, Schedule) else number)
+        if isinstance(number, Schedule):
+            # Schedules mix counts and floats; Optax's are not written for strict promotion.
+            with jax.numpy_dtype_promotion("standard"):
+                number = number(self.count)
+        value = jnp.asarray(number)
         if value.ndim:
             raise ValueError(
                 f"expected a scalar hyperparameter, got one of shape {value.shape}; "

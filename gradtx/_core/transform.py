@@ -78,7 +78,9 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
     def __getnewargs__(self) -> tuple[Any, ...]:
         return ()
 
-    def _replace(self, **changes: Any) -> optax.GradientTransformationExtraArgs:  # namedtuple's, as Optax's users know it
+    def _replace(
+        self, **changes: Any
+    ) -> optax.GradientTransformationExtraArgs:  # namedtuple's, as Optax's users know it
         return optax.GradientTransformationExtraArgs(*self)._replace(**changes)
 
 

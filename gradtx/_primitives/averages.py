@@ -16,8 +16,11 @@ WEIGHT = "weight"
 
 
 def weight_slot(decay: Any) -> tuple[Slot, ...]:
-    """The state that a scheduled decay needs: its total weight, as two floats. A constant one has a closed form."""
-    return (Slot(WEIGHT, role="scalar", shape=(2,)),) if isinstance(decay, Schedule) else ()
+    """The state that a scheduled decay needs: its total weight as two floats, and the part of the start that is left.
+
+    A constant decay has closed forms.
+    """
+    return (Slot(WEIGHT, role="scalar", shape=(3,)),) if isinstance(decay, Schedule) else ()
 
 
 def average(step: Step, decay: Any, *, unit_gain: bool = False) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -36,23 +39,27 @@ def average(step: Step, decay: Any, *, unit_gain: bool = False) -> tuple[dict[st
         unit_gain: $\gamma = 1$ (a trace) instead of $1 - b$ (an exponential moving average).
 
     Returns:
-        Scalars `rate` ($q$), `weight` ($w$), `retain` ($b$), `gain` ($\gamma$), and the new weight slot.
+        Scalars `rate` ($q$), `weight` ($w$), `left` ($\prod b$, what is left of the start: $1 - w$ for an exponential
+        moving average, without its cancellation), `retain` ($b$), `gain` ($\gamma$), and the new weight slot.
     """
     complement = step.complement(decay)
     gain = jnp.ones_like(complement) if unit_gain else complement
     memory = {}
     if isinstance(decay, Schedule):
-        high, low = step.memory[WEIGHT]
+        high, low, left = step.memory[WEIGHT]
         change = gain - complement * high - complement * low + low
         weight = high + change
-        memory = {WEIGHT: jnp.stack([weight, change - (weight - high)])}
+        left = (1 - complement) * jnp.where(step.count == 0, 1, left)
+        memory = {WEIGHT: jnp.stack([weight, change - (weight - high), left])}
     else:
         # log1p(-1) is -inf, and its derivative too: b = 0 is taken as b = 1 ulp.
         largest = 1 - np.finfo(complement.dtype).epsneg
-        covered = -jnp.expm1(step.t * jnp.log1p(-jnp.minimum(complement, largest)))
+        exponent = step.t * jnp.log1p(-jnp.minimum(complement, largest))
+        covered = jnp.where(step.count == 0, complement, -jnp.expm1(exponent))
         weight = covered * (gain / complement)
+        left = jnp.exp(exponent)
     rate = jnp.minimum(gain / weight, 1)
-    return {"rate": rate, "weight": weight, "retain": 1 - complement, "gain": gain}, memory
+    return {"rate": rate, "weight": weight, "left": left, "retain": 1 - complement, "gain": gain}, memory
 
 
 def towards(mean: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:

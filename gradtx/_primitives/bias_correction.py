@@ -35,7 +35,9 @@ class bias_correction(Leafwise):
             )
         for done in ("bias corrected", "second used"):
             if done in before:
-                raise ValueError(f"bias_correction stands behind {label(before[done])}, where it has nothing to correct")
+                raise ValueError(
+                    f"bias_correction stands behind {label(before[done])}, where it has nothing to correct"
+                )
         first, second = before.get("first"), before.get("second")
         if type(first).__name__ == "trace":
             raise ValueError("bias_correction behind trace: a trace is a sum, not an average; use ema_first_moment")

@@ -95,5 +95,7 @@ def scaled_norm(arrays: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     zero = jnp.zeros((), scalar_dtype())
     total, scaled = (sum((p.astype(zero.dtype) for p in parts), start=zero) for parts in (plain, shrunk))
     finite = jnp.isfinite(total)
-    # The root comes last: XLA copies cheap scalar operations, and all before them, into the program of every leaf.
-    return jnp.sqrt(jnp.where(finite, total, scaled)), jnp.where(finite, 1.0, shrink).astype(zero.dtype)
+    # A root and a quotient come last: XLA copies cheaper scalar operations, and all before them, into the program of
+    # every leaf, which takes it minutes where there are a thousand.
+    one = jnp.ones_like(zero)
+    return jnp.sqrt(jnp.where(finite, total, scaled)), one / jnp.where(finite, one, one / shrink)

@@ -29,7 +29,7 @@ class ema_first_moment(Leafwise):
         dtype: the dtype in which the mean is stored; None is float32 (float64 for float64 parameters).
 
     State:
-        `mu`: like the parameters. `weight`: float[2], only if the decay is a schedule.
+        `mu`: like the parameters. `weight`: float[3], only if the decay is a schedule.
 
     Source:
         Kingma & Ba, "Adam", arXiv:1412.6980, Algorithm 1, first line of the loop's moments.
@@ -73,7 +73,7 @@ class ema_second_moment(Leafwise):
         initial: $v_0 \ge 0$.
 
     State:
-        `nu`: real, like the parameters; the mean without the part of `initial`. `weight`: float[2], only if the decay
+        `nu`: real, like the parameters; the mean without the part of `initial`. `weight`: float[3], only if the decay
         is a schedule.
 
     Source:
@@ -97,7 +97,7 @@ class ema_second_moment(Leafwise):
         return {"nu": towards(slots["nu"], square(signal.captured), s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        return signal.replace(second=SecondMoment(slots["nu"], s.weight, s.initial * (1 - s.weight)))
+        return signal.replace(second=SecondMoment(slots["nu"], s.weight, s.initial * s.left))
 
 
 class ema_centered_moment(Leafwise):
@@ -114,7 +114,7 @@ class ema_centered_moment(Leafwise):
         initial: $v_0 \ge 0$.
 
     State:
-        `mu`: like the parameters, the debiased mean. `nu`: real, the debiased variance. `weight`: float[2], only if
+        `mu`: like the parameters, the debiased mean. `nu`: real, the debiased variance. `weight`: float[3], only if
         the decay is a schedule.
 
     Source:
@@ -137,14 +137,12 @@ class ema_centered_moment(Leafwise):
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
         distance = signal.captured - slots["mu"]
-        # rate * (1 - rate) <= 1/4 keeps the square of twice the largest clamped gradient finite.
-        spread = square(distance * (s.rate * (1 - s.rate)) ** 0.5)
+        # Halved, twice the largest clamped gradient can be squared.
+        spread = 4 * s.rate * (1 - s.rate) * square(distance / 2)
         return {"mu": towards(slots["mu"], signal.captured, s.rate), "nu": (1 - s.rate) * slots["nu"] + spread}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        second = SecondMoment(
-            slots["nu"], s.weight, s.initial * (1 - s.weight), remainder=(1 - s.weight) * square(slots["mu"])
-        )
+        second = SecondMoment(slots["nu"], s.weight, s.initial * s.left, remainder=s.left * square(slots["mu"]))
         return signal.replace(second=second)
 
 

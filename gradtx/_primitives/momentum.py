@@ -30,7 +30,7 @@ class trace(Leafwise):
 
     State:
         `trace`: like the parameters: $z_t$ divided by the sum of its weights, $(1 - \text{decay}^t) / (1 -
-        \text{decay})$, for the digits' sake. `weight`: float[2], only if the decay is a schedule.
+        \text{decay})$, for the digits' sake. `weight`: float[3], only if the decay is a schedule.
 
     Source:
         Polyak, "Some methods of speeding up the convergence of iteration methods" (1964); in the form of
