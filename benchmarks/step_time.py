@@ -4,7 +4,8 @@
 
 Each round times every contender once, in a new random order, and ratios are taken within a round. Where its arrays
 and its code happen to lie in memory makes a contender 5% and more faster or slower for as long as they stay there, so
-all of them move many times (the code only where it compiles quickly). Optax stands in the list twice: its ratio to itself is what noise alone does.
+all of them move many times (the code only where it compiles quickly). Optax stands in the list twice: its ratio to
+itself is what noise alone does.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def compare(contenders: dict[str, Any], placements: int, rounds: int) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--placements", type=int, default=24, help="how often everything moves to new memory")
-    parser.add_argument("--rounds", type=int, default=8, help="rounds in each placement")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in each placement")
     parser.add_argument("--steps", type=int, default=3, help="steps per measurement")
     parser.add_argument("--leaves", nargs="*", help="only these rows")
     parser.add_argument("--quick", action="store_true", help="small trees, 3 placements")
