@@ -39,8 +39,8 @@ def apply_updates(params: Any, updates: Any) -> Any:
 @jax.jit
 def _add(params: list[Any], updates: list[Any]) -> list[Any]:
     def one(param: Any, update: Any) -> Any:
-        wide = dtypes.compute_dtype(update.dtype)
-        return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
+        wide = dtypes.compute_dtype(dtypes.promote(param.dtype, update.dtype))
+        return dtypes.cast(jax.lax.add(dtypes.cast(param, wide), dtypes.cast(update, wide)), param.dtype)
 
     return [one(*pair) for pair in zip(params, updates, strict=True)]
 

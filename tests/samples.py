@@ -26,7 +26,7 @@ def params(dtype: Any = jnp.float32, seed: int = 0) -> dict[str, Any]:
 
     return {
         "block": Block(matrix=array(3, 4), bias=array(4)),
-        "pair": (array(2, 2), None),
+        "pair": (array(4), None),
         "nested": {"scalar": array(), "empty": array(0, 3)},
     }
 

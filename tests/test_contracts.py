@@ -13,7 +13,7 @@ import optax
 import pytest
 import samples
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from zoo import ZOO, Row
+from zoo import BY_NAME, OPTIMIZERS, ZOO, Row
 
 import gradtx
 from gradtx._core.hyperparameters import Decay
@@ -85,8 +85,17 @@ def test_none_is_no_parameter(row: Row):
 
 
 @every
-@pytest.mark.parametrize("grad_dtype", OTHERS, ids=lambda d: f"g_{d.__name__}")
-@pytest.mark.parametrize("dtype", OTHERS, ids=lambda d: f"p_{d.__name__}")
+@pytest.mark.parametrize(
+    ("dtype", "grad_dtype"),
+    [
+        (jnp.float32, jnp.float32),
+        (jnp.float32, jnp.bfloat16),
+        (jnp.bfloat16, jnp.float32),
+        (jnp.bfloat16, jnp.bfloat16),
+        (jnp.float16, jnp.bfloat16),
+    ],
+    ids=lambda d: d.__name__,
+)
 def test_state_is_stable_and_updates_are_promoted(row: Row, dtype: Any, grad_dtype: Any):
     # Trap 5: bf16 params with f32 grads change the state's dtype after one step in 18 Optax aliases.
     tree, tx = samples.params(dtype), row.build()
@@ -275,7 +284,9 @@ def test_hypergradients_are_finite_with_dead_inputs(row: Row):
 # ---- inside and around Optax ----
 
 
-@every
+@pytest.mark.parametrize(
+    "row", [*OPTIMIZERS, BY_NAME["clip_by_global_norm"], BY_NAME["scope"]], ids=lambda row: row.name
+)
 @pytest.mark.parametrize(
     "wrap",
     [

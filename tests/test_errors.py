@@ -149,6 +149,9 @@ def test_apply_updates_checks():
         gradtx.apply_updates(u, p)
     with pytest.raises(ValueError, match=r"leaf w: expected an update of the parameter's shape \(3,\), got \(1,\)"):
         gradtx.apply_updates(p, {"w": jnp.ones(1)})
+    # A real update leaves the imaginary part alone.
+    z = gradtx.apply_updates({"w": jnp.array([1 + 2j], jnp.complex64)}, {"w": jnp.array([0.5], jnp.float32)})
+    np.testing.assert_array_equal(z["w"], np.array([1.5 + 2j], np.complex64))
     with pytest.raises(ValueError, match="leaf w: expected the updates for it, got None"):
         gradtx.apply_updates(p, {"w": None})
     with pytest.raises(TypeError, match="leaf w: expected a real update for a bfloat16 parameter"):

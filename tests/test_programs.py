@@ -225,9 +225,9 @@ def test_donation_reuses_every_buffer(row, dtype):
     assert sizes.output_size_in_bytes - nbytes((params, state)) <= 16 * results
 
 
-@pytest.mark.parametrize(("name", "copies"), [("adamw", 0), ("scheduled", 0), ("clip_adamw", 1)])
+@pytest.mark.parametrize(("name", "copies"), [("adamw", 0), ("scheduled", 0), ("clip_adamw", 0)])
 def test_a_step_holds_no_needless_copy(name, copies):
-    """On XLA:CPU a step of 40 equal leaves has temporaries for less than three of them, and for clipped gradients."""
+    """On XLA:CPU a step of 40 equal leaves has temporaries for less than three of them."""
     tx = CHAINS[name]()
     params = {f"w_{i}": constant((64, 64)) for i in range(40)}
     state = tx.init(params)

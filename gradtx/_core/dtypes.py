@@ -32,6 +32,11 @@ def promote(a: np.dtype, b: np.dtype) -> np.dtype:
         return np.dtype(jnp.promote_types(a, b))
 
 
+def cast(x: jax.Array, dtype: np.dtype) -> jax.Array:
+    """`x.astype(dtype)`, strongly typed; no operation at all (and no time to trace one) where there is nothing to do."""
+    return x if x.dtype == dtype and not getattr(x, "weak_type", False) else jax.lax.convert_element_type(x, dtype)
+
+
 def is_inexact(dtype: np.dtype) -> bool:
     """Whether arrays of this dtype can be averaged: floating or complex."""
     return bool(jnp.issubdtype(dtype, jnp.inexact))

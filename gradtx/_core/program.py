@@ -143,11 +143,11 @@ def leaf_program(
     real = dtypes.real_dtype(compute)
 
     def decode(array: jax.Array) -> jax.Array:
-        return array.astype(compute if jnp.iscomplexobj(array) else (real if jnp.isrealobj(array) else compute))
+        return dtypes.cast(array, compute if jnp.iscomplexobj(array) else real)
 
-    numbers = [SimpleNamespace(**{k: v.astype(real) for k, v in group.items()}) for group in scalars]
+    numbers = [SimpleNamespace(**{k: dtypes.cast(v, real) for k, v in group.items()}) for group in scalars]
     signal = signal.replace(
-        update=signal.update.astype(compute), param=None if param is None else param.astype(compute)
+        update=dtypes.cast(signal.update, compute), param=None if param is None else dtypes.cast(param, compute)
     )
     new_slots = list(slots)
     position = 0
@@ -165,14 +165,14 @@ def leaf_program(
                 if old:
                     with jax.named_scope(type(stage).__name__):
                         new = stage.accumulate(numbers[i], {k: decode(v) for k, v in old.items()}, signal)
-                    new_slots[i] = {k: new[k].astype(old[k].dtype) for k in old}
+                    new_slots[i] = {k: dtypes.cast(new[k], old[k].dtype) for k in old}
             for i in run:
                 stage = kind.stages[i]
                 with jax.named_scope(type(stage).__name__):
                     signal = stage.emit(numbers[i], {k: decode(v) for k, v in new_slots[i].items()}, signal)
             position = run[-1] + 1
     if kind.out is not None:
-        return signal.update.astype(kind.out), tuple(new_slots)
+        return dtypes.cast(signal.update, kind.out), tuple(new_slots)
     signal = signal.replace(param=None)
     return (signal if kind.keep else Signal(signal.update)), tuple(new_slots)
 
@@ -182,9 +182,9 @@ def tree_program(
     stage: Treewise, scalars: Scalars, updates: list[jax.Array], kinds: tuple[tuple[np.dtype, np.dtype | None], ...]
 ) -> list[jax.Array]:
     """All leaves through a treewise stage. `kinds`: for each leaf the dtypes of the arithmetic and of the result."""
-    updates = [u.astype(compute) for u, (compute, _) in zip(updates, kinds, strict=True)]
+    updates = [dtypes.cast(u, compute) for u, (compute, _) in zip(updates, kinds, strict=True)]
     has_complex = any(jnp.iscomplexobj(u) for u in updates)
     with jax.numpy_dtype_promotion("standard") if has_complex else contextlib.nullcontext():
         with jax.named_scope(type(stage).__name__):
             updates = stage.update_tree(SimpleNamespace(**scalars), updates)
-    return [u if out is None else u.astype(out) for u, (_, out) in zip(updates, kinds, strict=True)]
+    return [u if out is None else dtypes.cast(u, out) for u, (_, out) in zip(updates, kinds, strict=True)]
