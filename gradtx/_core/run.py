@@ -155,15 +155,18 @@ def _run_leafwise(
     }
     everywhere = tuple(i for i in segment.indices)
     needs_param = any("param" in plan.stages[i].requires for i in segment.indices)
+    numbers = {everywhere: scalars.of(everywhere)}
     out = []
     for leaf, signal in enumerate(signals):
         active = everywhere
         if applies:
             active = tuple(i for i in everywhere if applies.get(i) is None or applies[i][leaf])  # type: ignore[index]
+            if active not in numbers:
+                numbers[active] = scalars.of(active)
         kind = program.leaf_kind(structure, number, active, *here.dtypes(leaf))
         slots = tuple({name: old[i, name][leaf] for name in slot_names[i]} for i in active)
         param = here.params[leaf] if needs_param and here.params is not None else None
-        result, new_slots = program.leaf_program(kind, tuple(scalars[i] for i in active), signal, param, slots)
+        result, new_slots = program.leaf_program(kind, numbers[active], signal, param, slots)
         out.append(result)
         for i, group in zip(active, new_slots, strict=True):
             for name, array in group.items():
@@ -189,7 +192,7 @@ def _leaf_dtypes(segment: Segment, here: _Leaves) -> tuple[tuple[np.dtype, np.dt
 def _run_treewise(plan: Plan, segment: Segment, scalars: Any, here: _Leaves, signals: list[Any]) -> list[Any]:
     (index,) = segment.indices
     updates = program.tree_program(
-        plan.skeletons[index], scalars[index], [s.update for s in signals], _leaf_dtypes(segment, here)
+        plan.skeletons[index], scalars.of((index,)), [s.update for s in signals], _leaf_dtypes(segment, here)
     )
     return updates if segment.last else [s.write(u) for s, u in zip(signals, updates, strict=True)]
 
