@@ -76,7 +76,8 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
         params: a tree of floating or complex arrays.
         state: from `tx.init(params)` or the last step.
         grads: the gradients, a tree like the parameters.
-        donate: whether `params` and `state` are used up (their memory holds the results). Pass False to keep them.
+        donate: whether `params` and `state` are used up (their memory holds the results). Pass False to keep them. An
+            array that occurs in them twice, or in `grads` too, is copied first.
         **extra: keywords for stages that ask for them. Functions among them are static: pass the same one each time.
 
     Returns:
@@ -89,7 +90,21 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
         raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
     static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v))
     arrays = {k: v for k, v in extra.items() if not callable(v)}
-    return (_donating_step if donate else _keeping_step)(static, tx, params, state, grads, arrays)
+    if not donate:
+        return _keeping_step(static, tx, params, state, grads, arrays)
+    params, state = _unshared((params, state), kept=(grads, arrays))
+    return _donating_step(static, tx, params, state, grads, arrays)
+
+
+def _unshared(donated: Any, kept: Any) -> Any:
+    """The trees with every array its own: a buffer that occurs twice (tied weights, some of Optax's states) is copied."""
+    seen = {id(x) for x in jax.tree.leaves(kept)}
+    leaves, treedef = jax.tree.flatten(donated)
+    for i, leaf in enumerate(leaves):
+        if id(leaf) in seen and isinstance(leaf, jax.Array):
+            leaves[i] = leaf = jnp.copy(leaf)
+        seen.add(id(leaf))
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def _step(

@@ -40,13 +40,13 @@ class InjectedHyperparams(Transform):
     def init(self, params: Any) -> InjectState:  # type: ignore[override]
         inner = self.tx.init(params)
         count = jax.tree.leaves(inner)[0]
-        sharding = getattr(count, "sharding", None) if isinstance(count, jax.Array) and count.committed else None
-        numbers = {
-            name: jax.device_put(np.asarray(float(place.value), scalar_dtype()), sharding)
-            if not isinstance(_number(place.value), jax.core.Tracer)
-            else jnp.asarray(_number(place.value), scalar_dtype())
-            for name, place in _numbers(self.tx).items()
-        }
+        sharding = getattr(count, "sharding", None) if _is_placed(count) else None
+        numbers = {}
+        for name, place in _numbers(self.tx).items():
+            number = _number(place.value)
+            if isinstance(number, float):
+                number = jax.device_put(np.asarray(number, scalar_dtype()), sharding)
+            numbers[name] = jnp.asarray(number, scalar_dtype())
         return InjectState(numbers, inner)
 
     def update(  # type: ignore[override]
@@ -59,7 +59,14 @@ class InjectedHyperparams(Transform):
         for name, place in table.items():
             tx = addresses.put_leaf(tx, place.way, _merged(place.value, state.hyperparams[name], name))
         new_updates, inner = tx.update(updates, state.inner, params, **extra)
-        return new_updates, InjectState(state.hyperparams, inner)
+        return new_updates, InjectState(dict(state.hyperparams), inner)
+
+    def replace(self, changes: Any = None, /, **by_name: Any) -> InjectedHyperparams:
+        """Refused: the numbers live in the state, where a running optimizer reads them."""
+        raise TypeError(
+            "inject_hyperparams keeps its numbers in the state: set state.hyperparams[...], or build another one with "
+            "inject_hyperparams(tx.tx.replace(...)) and init it"
+        )
 
     def _explain(self, got: set[str], expected: set[str]) -> None:
         table = addresses.addresses(self.tx)
@@ -71,7 +78,7 @@ class InjectedHyperparams(Transform):
                 )
         raise ValueError(f"state.hyperparams: expected the names {sorted(expected)}, got {sorted(got)}")
 
-    def __repr__(self) -> str:
+    def _expression(self) -> str:
         return f"inject_hyperparams({self.tx!r})"
 
 
@@ -101,8 +108,13 @@ def _numbers(tx: Transform) -> dict[str, addresses.Place]:
     return {
         name: place
         for name, place in table.items()
-        if place.value is not None and not isinstance(place.value, Schedule)
+        if place.value is not None and not place.in_schedule and not isinstance(place.value, Schedule)
     }
+
+
+def _is_placed(x: Any) -> bool:
+    """Whether this is a concrete array that was put on a device on purpose."""
+    return isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.committed
 
 
 def _number(value: Any) -> Any:

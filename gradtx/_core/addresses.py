@@ -19,24 +19,28 @@ class Place(NamedTuple):
     field: str
     value: Any
     numeric: bool
+    in_schedule: bool = False
 
 
 def places(root: Spec) -> list[Place]:
     """Every field of every spec below `root`, its stages in their order."""
     found: list[Place] = []
 
-    def visit(spec: Spec, way: tuple[tuple[str, int | None], ...], owner: str) -> None:
+    def visit(spec: Spec, way: tuple[tuple[str, int | None], ...], owner: str, in_schedule: bool) -> None:
+        given = spec.__dict__.get("_name")
         for field in dataclasses.fields(spec):  # type: ignore[arg-type]
             value, kind = getattr(spec, field.name), kind_of(field)
             if isinstance(kind, Stages):
                 for i, stage in enumerate(value):
-                    visit(stage, (*way, (field.name, i)), stage.__dict__.get("name") or type(stage).__name__)
+                    name = stage.__dict__.get("_name") or given or type(stage).__name__
+                    visit(stage, (*way, (field.name, i)), name, in_schedule)
                 continue
-            found.append(Place((*way, (field.name, None)), owner, field.name, value, kind is not None))
+            here = (*way, (field.name, None))
+            found.append(Place(here, owner, field.name, value, kind is not None, in_schedule))
             if isinstance(value, Spec):
-                visit(value, (*way, (field.name, None)), field.name)
+                visit(value, here, field.name, True)
 
-    visit(root, (), root.__dict__.get("name") or type(root).__name__)
+    visit(root, (), root.__dict__.get("_name") or type(root).__name__, False)
     return found
 
 

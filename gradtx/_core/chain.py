@@ -20,7 +20,7 @@ class Chain(Stage):
         super().__post_init__()
         plan.check_estimators(self)
 
-    def __repr__(self) -> str:
+    def _expression(self) -> str:
         return f"chain({', '.join(map(_show, self.stages))})"
 
 
@@ -34,13 +34,13 @@ class Scope(Stage):
         super().__post_init__()
         plan.check_estimators(self)
 
-    def __repr__(self) -> str:
+    def _expression(self) -> str:
         return f"scope({', '.join(map(_show, self.stages))})"
 
 
 def _show(stage: Transform) -> str:
-    name = stage.__dict__.get("name")
-    return f"({name!r}, {stage!r})" if name else repr(stage)
+    name = stage.__dict__.get("_name")
+    return f"({name!r}, {stage._expression()})" if name else stage._expression()
 
 
 def chain(*transforms: Any) -> Chain:
@@ -97,9 +97,15 @@ def _flat(transforms: tuple[Any, ...]) -> tuple[Stage, ...]:
             raise TypeError(
                 f"chain: expected argument {position} to be a gradtx or Optax transformation, got {_what(tx)}"
             )
-        inside = tx.stages if isinstance(tx, Chain) else (tx,)
-        name = name or tx.__dict__.get("name")
-        stages.extend(named(name, stage) if name else stage for stage in inside)  # type: ignore[misc]
+        if name is not None:
+            tx = named(name, tx)
+        outer = tx.__dict__.get("_name")
+        if not isinstance(tx, Chain):
+            stages.append(tx)
+            continue
+        for stage in tx.stages:
+            names = [n for n in (outer, stage.__dict__.get("_name")) if n]
+            stages.append(named(".".join(names), stage) if names else stage)
     return tuple(stages)
 
 

@@ -35,7 +35,9 @@ class Decay:
     def value(self) -> Any:
         """The decay rate itself."""
         if isinstance(self.complement, float):
-            return float(f"{1.0 - self.complement:.15g}")
+            # The shortest decimal with this complement: what the user wrote.
+            shortest = (float(f"{1.0 - self.complement:.{digits}g}") for digits in (15, 16, 17))
+            return next((b for b in shortest if 1.0 - b == self.complement), 1.0 - self.complement)
         # Anything but a number is a stand-in that somebody put into the tree.
         return 1 - self.complement if hasattr(self.complement, "dtype") else self.complement
 
@@ -198,7 +200,7 @@ def show_number(value: Any) -> str:
     if isinstance(value, Decay):
         return show_number(value.value)
     if isinstance(value, float):
-        return f"{value:.15g}" if value != int(value) or abs(value) >= 1e15 else repr(value)
+        return repr(value) if math.isfinite(value) else f"float('{value}')"
     if isinstance(value, (jax.Array, np.ndarray)) and (value.ndim or isinstance(value, jax.core.Tracer)):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     return repr(value)

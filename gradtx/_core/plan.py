@@ -58,7 +58,7 @@ def _squares(stages: Any) -> bool:
 
 def label(stage: st.Stage) -> str:
     """What a message calls a stage."""
-    name = stage.__dict__.get("name")
+    name = stage.__dict__.get("_name")
     return f"{type(stage).__name__} ({name!r})" if name else type(stage).__name__
 
 
@@ -83,8 +83,8 @@ def plan_for(treedef: Any) -> Plan:
 def skeleton(stage: st.Stage) -> st.Stage:
     """A stage without numbers, name and mask: all that a leaf program depends on."""
     dynamic, static = stage._split()
-    statics = tuple(None if n == "mask" else getattr(stage, n) for n in static)
-    return type(stage)._unflatten((None, statics), (None,) * len(dynamic))
+    values = [None if n == "mask" else getattr(stage, n) for n in static]
+    return type(stage)._unflatten((None, tuple((v.__class__, v) for v in values)), (None,) * len(dynamic))
 
 
 def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:

@@ -38,5 +38,5 @@ class ForeignSchedule(Schedule):
             )
         return super().__reduce__()
 
-    def __repr__(self) -> str:
+    def _expression(self) -> str:
         return getattr(self.function, "__qualname__", None) or repr(self.function)

@@ -131,7 +131,7 @@ def _safe_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array
     (x,), (dx,) = primals, tangents
     zero = x == 0
     slope = jnp.where(zero, 0, 0.5 / jnp.sqrt(jnp.where(zero, 1, x)))
-    return jnp.sqrt(x), slope * dx
+    return safe_sqrt(x), slope * dx
 
 
 @jax.custom_jvp
@@ -150,7 +150,7 @@ def _safe_divide_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]
     zero = y == 0
     safe = jnp.where(zero, 1, y)
     quotient = x / safe
-    return jnp.where(zero, jnp.sign(x), quotient), jnp.where(zero, 0, (dx - quotient * dy) / safe)
+    return safe_divide(x, y), jnp.where(zero, 0, (dx - quotient * dy) / safe)
 
 
 def square(x: Array) -> Array:

@@ -52,6 +52,8 @@ def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype:
         compute = dtypes.real_dtype(compute)
     if slot.dtype is None:
         return compute
+    if jnp.issubdtype(slot.dtype, jnp.complexfloating) and not jnp.issubdtype(compute, jnp.complexfloating):
+        raise TypeError(f"slot {slot.name!r} is real here; expected a real dtype for it, got {slot.dtype.name}")
     if jnp.issubdtype(compute, jnp.complexfloating) and not jnp.issubdtype(slot.dtype, jnp.complexfloating):
         raise TypeError(
             f"slot {slot.name!r} is complex here and cannot be stored as {slot.dtype.name} without "

@@ -68,7 +68,9 @@ class Spec:
     def _flatten(self) -> tuple[tuple[Any, ...], tuple[Any, tuple[Any, ...]]]:
         dynamic, static = self._split()
         values = self.__dict__
-        return tuple(values[n] for n in dynamic), (values.get("name"), tuple(values[n] for n in static))
+        # With their types, since 1 == True == 1.0 and equal structures share programs.
+        statics = tuple((values[n].__class__, values[n]) for n in static)
+        return tuple(values[n] for n in dynamic), (values.get("_name"), statics)
 
     def _flatten_with_keys(self) -> tuple[tuple[Any, ...], Hashable]:
         children, aux = self._flatten()
@@ -84,9 +86,9 @@ class Spec:
         dynamic, static = cls._split()
         name, statics = aux
         values = dict(zip(dynamic, children, strict=True))
-        values.update(zip(static, statics, strict=True))
+        values.update(zip(static, (value for _, value in statics), strict=True))
         if name is not None:
-            values["name"] = name
+            values["_name"] = name
         self.__dict__.update(values)
         return self
 
@@ -94,8 +96,8 @@ class Spec:
         """A copy with fields replaced, checked as if it were built anew."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         new = type(self)(**{**values, **changes})
-        if "name" in self.__dict__:
-            new.__dict__["name"] = self.__dict__["name"]
+        if "_name" in self.__dict__:
+            new.__dict__["_name"] = self.__dict__["_name"]
         return new
 
     # ---- value semantics ----
@@ -123,7 +125,17 @@ class Spec:
         children, aux = self._flatten()
         return _unpickle, (type(self), aux, children)
 
+    def __copy__(self) -> Self:
+        return self  # nothing in it can change
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
     def __repr__(self) -> str:
+        return self._expression()
+
+    def _expression(self) -> str:
+        """The expression that builds this."""
         arguments = []
         positional = True
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -167,9 +179,9 @@ class StaticTree:
     """A pytree of Python values (a mask of booleans, say) that hashes and compares by value."""
 
     def __init__(self, tree: Any):
-        self.tree = tree
         leaves, self._treedef = jax.tree.flatten(tree)
-        self._leaves = tuple(leaves)
+        self.tree = jax.tree.unflatten(self._treedef, leaves)  # a copy: the caller's may change
+        self._leaves = tuple((leaf.__class__, leaf) for leaf in leaves)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StaticTree) and (self._treedef, self._leaves) == (other._treedef, other._leaves)
@@ -185,8 +197,14 @@ class StaticTree:
 
 
 def static_value(value: Any) -> Hashable:
-    """Make a static field's value hashable: containers become `StaticTree`s."""
-    return StaticTree(value) if isinstance(value, (dict, list)) else value
+    """Make a static field's value immutable and hashable: containers become `StaticTree`s, 0-d arrays numbers."""
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
+        return value.item() if value.ndim == 0 else StaticTree(value.tolist())
+    try:
+        hash(value)
+    except TypeError:
+        return StaticTree(value)
+    return value
 
 
 def show_static(value: Any) -> str:

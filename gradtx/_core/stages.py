@@ -138,7 +138,7 @@ class Foreign(Stage):
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(f"cannot pickle the foreign transformation {self!r}: Optax's are closures without names")
 
-    def __repr__(self) -> str:
+    def _expression(self) -> str:
         update = self.transformation.update
         name = getattr(update, "__qualname__", None)
         return f"{update.__module__.split('.')[0]}.{name.split('.<locals>')[0]}" if name else repr(update)
@@ -170,6 +170,15 @@ def parameter_slots(stage: Stage) -> tuple[Slot, ...]:
     return tuple(slot for slot in stage.slots() if slot.role == "parameter")
 
 
-def slot_storage(dtype: Any) -> np.dtype | None:
+def slot_storage(dtype: Any, owner: Any, field: str) -> np.dtype | None:
     """A storage dtype as the user gives it (`None`, `"bfloat16"`, `jnp.bfloat16`), canonical."""
-    return None if dtype is None else np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    if dtype is None:
+        return None
+    where = f"{type(owner).__name__}({field}=...)"
+    try:
+        canonical = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    except TypeError as error:
+        raise TypeError(f"{where}: expected a dtype, got {dtype!r}") from error
+    if not jnp.issubdtype(canonical, jnp.inexact):
+        raise TypeError(f"{where}: expected a floating or complex dtype, got {canonical.name}, which would truncate")
+    return canonical

@@ -69,6 +69,10 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
         """
         return addresses.replace(self, {**(changes or {}), **by_name})
 
+    def __repr__(self) -> str:
+        name = self.__dict__.get("_name")
+        return f"named({name!r}, {self._expression()})" if name else self._expression()
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init, self.update))
 
@@ -84,8 +88,10 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
         return optax.GradientTransformationExtraArgs(*self)._replace(**changes)
 
 
-def named(name: str, tx: Transform) -> Transform:
+def named(name: str, tx: Any) -> Any:
     """Give a stage a name, by which `replace` and messages address it."""
+    if not isinstance(tx, Transform):
+        raise TypeError(f"named: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
     if not isinstance(name, str) or not name:
         raise TypeError(f"expected a stage's name to be a non-empty string, got {name!r}")
     children, aux = tx._flatten()

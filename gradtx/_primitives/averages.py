@@ -58,10 +58,14 @@ def average(step: Step, decay: Any, *, unit_gain: bool = False) -> tuple[dict[st
         covered = jnp.where(step.count == 0, complement, -jnp.expm1(exponent))
         weight = covered * (gain / complement)
         left = jnp.exp(exponent)
-    rate = jnp.minimum(gain / weight, 1)
+    # A schedule may begin at b = 1, with no weight at all: then nothing is averaged yet.
+    share = jnp.where(weight == 0, 0, gain / jnp.where(weight == 0, 1, weight))
+    rate = jnp.where(share > 1, 1, share)
     return {"rate": rate, "weight": weight, "left": left, "retain": 1 - complement, "gain": gain}, memory
 
 
 def towards(mean: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
-    """`mean + rate * (x - mean)`."""
-    return mean + rate * (x - mean)
+    """`mean + rate * (x - mean)`, started from whichever of the two weighs more: `x` itself where the rate is 1."""
+    mostly_x = rate > 0.5
+    start, other = jnp.where(mostly_x, x, mean), jnp.where(mostly_x, mean, x)
+    return start + jnp.where(mostly_x, 1 - rate, rate) * (other - start)

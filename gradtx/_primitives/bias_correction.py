@@ -8,8 +8,10 @@ from typing import Any
 import jax
 
 from gradtx._core.plan import label
-from gradtx._core.signal import Signal
+from gradtx._core.signal import Signal, safe_divide
 from gradtx._core.stages import Leafwise
+from gradtx._primitives.moments import sum_of_squares
+from gradtx._primitives.momentum import trace
 
 
 class bias_correction(Leafwise):
@@ -39,9 +41,9 @@ class bias_correction(Leafwise):
                     f"bias_correction stands behind {label(before[done])}, where it has nothing to correct"
                 )
         first, second = before.get("first"), before.get("second")
-        if type(first).__name__ == "trace":
+        if isinstance(first, trace):
             raise ValueError("bias_correction behind trace: a trace is a sum, not an average; use ema_first_moment")
-        if first is None and type(second).__name__ == "sum_of_squares":
+        if first is None and isinstance(second, sum_of_squares):
             raise ValueError("bias_correction behind sum_of_squares: a sum has no bias to correct")
         before["bias corrected"] = self
 
@@ -49,7 +51,7 @@ class bias_correction(Leafwise):
         first, second = signal.first, signal.second
         if first is not None:
             whole = signal.fresh and first.corrected is not None
-            signal = signal.write(first.corrected if whole else signal.update / first.weight)  # type: ignore[arg-type]
+            signal = signal.write(first.corrected if whole else safe_divide(signal.update, first.weight))  # type: ignore[arg-type]
         if second is not None:
             signal = signal.replace(second=second.without_bias())
         return signal

@@ -42,7 +42,7 @@ class ema_first_moment(Leafwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "dtype", slot_storage(self.dtype))
+        object.__setattr__(self, "dtype", slot_storage(self.dtype, self, "dtype"))
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("mu", dtype=self.dtype), *weight_slot(self.b1))

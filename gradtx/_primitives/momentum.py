@@ -42,7 +42,8 @@ class trace(Leafwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "accumulator_dtype", slot_storage(self.accumulator_dtype))
+        dtype = slot_storage(self.accumulator_dtype, self, "accumulator_dtype")
+        object.__setattr__(self, "accumulator_dtype", dtype)
 
     def check_place(self, before: dict[str, Any]) -> None:
         before["first"] = self
