@@ -143,6 +143,9 @@ class warmup_cosine_decay_schedule(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("warmup_steps", "decay_steps"):
+            if getattr(self, name):
+                _positive(self, name)
         if not 0 <= self.warmup_steps < self.decay_steps:
             raise ValueError(
                 f"warmup_cosine_decay_schedule: expected 0 <= warmup_steps < decay_steps, got {self.warmup_steps} and "
@@ -271,7 +274,7 @@ class join_schedules(Schedule):
     def __post_init__(self) -> None:
         boundaries: Sequence[int] = self.boundaries.tree if isinstance(self.boundaries, StaticTree) else self.boundaries
         object.__setattr__(self, "boundaries", tuple(int(b) for b in boundaries))
-        wrapped = [s if isinstance(s, Schedule) else ForeignSchedule(s) for s in self.schedules]
+        wrapped = [s if isinstance(s, Schedule) else _as_schedule(s) for s in self.schedules]
         object.__setattr__(self, "schedules", tuple(wrapped))
         super().__post_init__()
         if len(self.boundaries) != len(self.schedules) - 1:
@@ -282,6 +285,23 @@ class join_schedules(Schedule):
 
     def __call__(self, count: Scalar) -> Scalar:
         return optax.join_schedules(list(self.schedules), list(self.boundaries))(count)
+
+
+def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> join_schedules:
+    """Cosine decays with warm restarts: one `warmup_cosine_decay_schedule` after another, each from its keywords.
+
+    Source: Loshchilov & Hutter, "SGDR", arXiv:1608.03983.
+    """
+    parts = [warmup_cosine_decay_schedule(**kwargs) for kwargs in cosine_kwargs]
+    ends, end = [], 0
+    for part in parts:
+        end += part.decay_steps
+        ends.append(end)
+    return join_schedules(parts, ends[:-1])
+
+
+def _as_schedule(value: Any) -> Schedule:
+    return ForeignSchedule(value) if callable(value) else constant_schedule(value)
 
 
 def _positive(schedule: Schedule, name: str) -> None:

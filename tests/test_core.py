@@ -417,3 +417,104 @@ def test_explicit_sharding():
                 updates, state = step({"w": w}, state, {"w": w})
             assert state.stages[1]["mu"]["w"].sharding.is_equivalent_to(w.sharding, 2)
             assert updates["w"].sharding.is_equivalent_to(w.sharding, 2)
+
+
+# ---- values ----
+
+
+def test_masks_compare_by_value_and_type_and_are_copied():
+    tree = {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match="True or False, got 1"):
+        gradtx.adamw(0.1, mask={"w": 1}).update(tree, gradtx.adamw(0.1).init(tree), tree)
+    good = gradtx.adamw(0.1, mask={"w": True})
+    good.update(tree, good.init(tree), tree)
+    assert good != gradtx.adamw(0.1, mask={"w": 1})
+    mask = {"w": True}
+    tx = gradtx.adamw(0.1, mask=mask)
+    mask["w"] = False
+    assert tx == good
+    assert repr(tx) == repr(good)
+    with pytest.raises(TypeError, match="leaf w: expected the mask to say True or False, got None"):
+        gradtx.adamw(0.1, mask={"w": None}).update(tree, good.init(tree), tree)
+
+
+@pytest.mark.parametrize("x", [0.1 * 3, 1 / 3, 1e300, 1e-300, 1e16, float("inf"), 0.1, 1.0])
+def test_numbers_print_as_they_are(x: float):
+    assert eval(repr(gradtx.scale(x)), vars(gradtx)) == gradtx.scale(x)
+
+
+@pytest.mark.parametrize("b", [0.9, 0.999, 1 / 3, 1 - 1e-16, 0.1, 0.0, 1e-3, 0.95])
+def test_decays_print_as_they_are(b: float):
+    tx = gradtx.ema_first_moment(b)
+    assert eval(repr(tx), vars(gradtx)) == tx
+    assert abs(tx.b1.value - b) <= 1e-16
+
+
+def test_names():
+    tx = gradtx.chain(("outer", gradtx.chain(("inner", gradtx.clip(1.0)), gradtx.sgd(0.1))))
+    assert tx.replace({"outer.inner.max_delta": 2.0}).stages[0] == gradtx.named("outer.inner", gradtx.clip(2.0))
+    scoped = gradtx.chain(("avg", gradtx.ema(0.9)), gradtx.adam(0.1))
+    assert "b1=0.5" not in repr(scoped)
+    assert "ema_first_moment(0.5)" in repr(scoped.replace({"avg.b1": 0.5}))
+    q = gradtx.named("q", gradtx.clip(1.0))
+    assert eval(repr(q), vars(gradtx)) == q != gradtx.clip(1.0)
+    assert copy.deepcopy(gradtx.chain(optax.clip(1.0), gradtx.sgd(optax.linear_schedule(0.1, 0, 5)))) is not None
+
+
+def test_tied_arrays_can_be_donated():
+    shared = jnp.ones(2)
+    tree = {"enc": shared, "dec": shared}
+    new, _ = gradtx.step(gradtx.adam(0.1), tree, gradtx.adam(0.1).init(tree), {"enc": shared, "dec": jnp.zeros(2)})
+    np.testing.assert_allclose(new["enc"], 0.9, rtol=1e-6)
+    np.testing.assert_allclose(new["dec"], 1.0)
+    tx = gradtx.chain(optax.contrib.prodigy())  # whose first state holds the parameters themselves
+    with jax.numpy_dtype_promotion("standard"):
+        gradtx.step(tx, {"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)}), {"w": jnp.ones(2)})
+
+
+def test_a_stage_that_acts_on_some_leaves_keeps_state_for_those():
+    class counted(gradtx.Leafwise):
+        def slots(self) -> tuple[gradtx.Slot, ...]:
+            return (gradtx.Slot("seen"),)
+
+        def applies(self, params: Any) -> list[bool]:
+            return [x.ndim > 1 for x in jax.tree.leaves(params)]
+
+        def accumulate(self, s: Any, slots: Any, signal: gradtx.Signal) -> Any:
+            return {"seen": slots["seen"] + 1}
+
+    state = counted().init(TREE)
+    assert isinstance(state.stages[0]["seen"]["b"], optax.MaskedNode)
+    _, after = counted().update(TREE, state, TREE)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_masks_do_not_enter_what_is_computed_once_a_step():
+    from gradtx._core import program
+
+    def use(threshold: int) -> None:
+        tx = gradtx.adamw(0.1, mask=lambda path, leaf: leaf.ndim > threshold)
+        tx.update(TREE, tx.init(TREE), TREE)
+
+    use(0)
+    before = program.step_scalars._cache_size()
+    use(1)
+    assert program.step_scalars._cache_size() == before
+
+
+def test_sgdr_and_numbers_among_schedules():
+    parts = [{"init_value": 0.0, "peak_value": p, "warmup_steps": 2, "decay_steps": 6} for p in (1.0, 0.5)]
+    with jax.numpy_dtype_promotion("standard"):
+        ours, theirs = schedules.sgdr_schedule(parts), optax.sgdr_schedule([dict(p) for p in parts])
+        np.testing.assert_allclose([ours(i) for i in range(12)], [theirs(i) for i in range(12)], rtol=1e-6)
+        joined = schedules.join_schedules([schedules.constant_schedule(1.0), 0.1], [5])
+        assert [float(joined(i)) for i in (0, 9)] == pytest.approx([1.0, 0.1])
+        assert float(schedules.exponential_decay(0.1, 10, jnp.asarray(0.5))(10)) == pytest.approx(0.05)
+
+
+def test_an_empty_chain_promotes_too():
+    tx = gradtx.chain()
+    p, g = {"w": jnp.ones(2)}, {"w": jnp.ones(2, jnp.bfloat16)}
+    updates, _ = tx.update(g, tx.init(p), p)
+    assert updates["w"].dtype == jnp.float32
+    assert float(gradtx.global_norm({"a": jnp.arange(3)})) == pytest.approx(5**0.5)

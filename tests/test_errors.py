@@ -371,3 +371,74 @@ def test_setting_what_a_schedule_drives():
     state.hyperparams["learning_rate"] = jnp.bfloat16(1.0)
     with pytest.raises(TypeError, match="expected a scalar of at least float32, got bfloat16"):
         tx.update(TREE, state, TREE)
+
+
+def test_injected_numbers_are_set_in_the_state():
+    with pytest.raises(TypeError, match="keeps its numbers in the state"):
+        gradtx.inject_hyperparams(gradtx.sgd(0.1)).replace(learning_rate=0.5)
+
+
+# ---- stages of one's own ----
+
+
+class _Stage(gradtx.Leafwise):
+    kind: str = "none"
+
+    def slots(self) -> tuple[gradtx.Slot, ...]:
+        if self.kind == "role":
+            return (gradtx.Slot("a", role="param"),)  # type: ignore[arg-type]
+        return (gradtx.Slot("a"), gradtx.Slot("a" if self.kind == "twice" else "b"))
+
+    def scalars(self, step: Any) -> Any:
+        return ({"v": jnp.ones(2)} if self.kind == "vector" else {}), {}
+
+    def accumulate(self, s: Any, slots: Any, signal: Any) -> Any:
+        if self.kind == "forgets":
+            return {"a": slots["a"]}
+        return {"a": slots["a"].sum(), "b": slots["b"]} if self.kind == "sums" else slots
+
+    def emit(self, s: Any, slots: Any, signal: Any) -> Any:
+        return (
+            None
+            if self.kind == "none"
+            else signal.write(signal.update.sum() if self.kind == "shape" else signal.update)
+        )
+
+
+class _Tree(gradtx.Treewise):
+    def update_tree(self, s: Any, updates: Any) -> Any:
+        return updates[:1]
+
+
+@pytest.mark.parametrize(
+    ("tx", "message"),
+    [
+        (_Stage("none"), r"_Stage.emit: expected a Signal .*, got None"),
+        (_Stage("shape"), r"_Stage.emit: expected an update of shape \(3,\), got \(\)"),
+        (_Stage("forgets"), r"_Stage.accumulate: expected the slots \['a', 'b'\], got \['a'\]"),
+        (_Stage("sums"), r"_Stage.accumulate: slot 'a': expected shape \(3,\), got \(\)"),
+        (_Stage("vector"), r"_Stage: scalars: expected a scalar 'v', got shape \(2,\)"),
+        (_Stage("role"), "slot 'a': expected role 'parameter' or 'scalar', got 'param'"),
+        (_Stage("twice"), r"_Stage.slots: expected different names, got \['a', 'a'\]"),
+        (_Tree(), r"_Tree.update_tree: expected updates of shapes \[\(3,\), \(4, 3\)\], got \[\(3,\)\]"),
+        (
+            gradtx.chain(optax.stateless(lambda u, p: jax.tree.map(lambda x: x.sum(), u)), gradtx.scale(1.0)),
+            r"leaf layer/b: expected the update of .* floating array of shape \(3,\), got float32\[\]",
+        ),
+    ],
+)
+def test_stages_that_return_nonsense(tx: Any, message: str):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tx.update(TREE, tx.init(TREE), TREE)
+
+
+@pytest.mark.parametrize("dtype", ["flaot32", jnp.int32, "int8"])
+def test_storage_dtypes(dtype: Any):
+    with pytest.raises(TypeError, match=r"ema_first_moment\(dtype=...\): expected a (dtype, got 'flaot32'|floating)"):
+        gradtx.adam(1e-3, mu_dtype=dtype)
+    with pytest.raises(TypeError, match="leaf w: slot 'mu' is real here"):
+        gradtx.adam(1e-3, mu_dtype=jnp.complex64).init({"w": jnp.ones(2)})
+    with pytest.raises(TypeError, match="named: expected a gradtx transformation"):
+        gradtx.named("x", optax.clip(1.0))
+    with pytest.raises(TypeError, match="non-empty string"):
+        gradtx.chain(("", gradtx.clip(1.0)))

@@ -138,7 +138,7 @@ def test_injected_numbers_are_float32_and_lose_nothing(dtype):
 def test_injected_schedules_stay_schedules():
     tx = gradtx.inject_hyperparams(gradtx.adam(schedules.linear_schedule(0.1, 0.0, 10)))
     state = tx.init(TREE)
-    assert "learning_rate" not in state.hyperparams
+    assert set(state.hyperparams) == {"b1", "b2", "initial", "eps", "eps_root"}
     first, state = tx.update(TREE, state, TREE)
     second, _ = tx.update(TREE, state, TREE)
     chex.assert_trees_all_close(second, jax.tree.map(lambda u: 0.9 * u, first), rtol=1e-5)
@@ -150,3 +150,14 @@ def test_injected_names_that_repeat_are_addresses():
     )
     assert set(tx.init(TREE).hyperparams) == {"front.max_delta", "back.max_delta", "learning_rate"}
     assert repr(tx) == f"inject_hyperparams({tx.tx!r})"
+
+
+def test_injected_numbers_init_under_jit_and_abstractly():
+    tx = gradtx.inject_hyperparams(gradtx.adamw(1e-3))
+    state = tx.init(TREE)
+    chex.assert_trees_all_equal(jax.jit(tx.init)(TREE), state)
+    shapes = jax.eval_shape(tx.init, TREE)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), shapes) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    _, after = tx.update(TREE, state, TREE)
+    after.hyperparams["learning_rate"] = jnp.float32(1.0)
+    assert float(state.hyperparams["learning_rate"]) == pytest.approx(1e-3)

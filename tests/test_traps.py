@@ -120,3 +120,39 @@ def test_one_huge_gradient_freezes_nothing():
     for _ in range(1100):
         updates, state = update(jnp.array([1.0]), state, g)
     np.testing.assert_allclose(updates, [-0.1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("b", [0.0, 0.1, 0.5])
+def test_small_decays_do_not_lose_a_small_gradient_behind_a_large_one(b):
+    for tx in (gradtx.ema(b, debias=False), gradtx.sgd(1.0, b), gradtx.adam(1.0, b1=b, b2=b, eps=0.0)):
+        state = tx.init(jnp.zeros(1))
+        for g in (1e8, 1.0):
+            updates, state = tx.update(jnp.array([g]), state)
+        m, v = b * 1e8 * (1 - b) + (1 - b), (1 - b) * (b * 1e16 + 1)
+        exact = {"scope": m, "sgd": -(b * 1e8 + 1), "adam": -(m / (1 - b**2)) / np.sqrt(v / (1 - b**2))}
+        name = "scope" if "scope" in repr(tx) else "sgd" if "trace" in repr(tx) else "adam"
+        np.testing.assert_allclose(updates, [exact[name]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["b1", "b2"])
+def test_a_schedule_may_begin_at_one(name):
+    tx = gradtx.adam(0.1, **{name: schedules.linear_schedule(1.0, 0.9, 2)})
+    one = jnp.ones(1)
+    state = tx.init(one)
+    for _ in range(5):
+        updates, state = tx.update(one, state)
+        assert np.isfinite(updates).all()
+    np.testing.assert_allclose(updates, [-0.1], rtol=1e-5)
+
+
+def test_hypergradients_at_zero_decay_and_second_derivatives_at_zero():
+    def second(b):
+        tx = gradtx.ema(b)
+        _, state = tx.update(jnp.float32(1.0), tx.init(jnp.float32(0.0)))
+        return tx.update(jnp.float32(2.0), state)[0]
+
+    # (2 + b) / (1 + b) has the slope -1 at 0.
+    assert float(jax.grad(second)(0.0)) == pytest.approx(-1.0, abs=1e-4)
+    tx = gradtx.adam(0.1)
+    state = tx.init(jnp.zeros(2))
+    assert np.isfinite(jax.hessian(lambda g: tx.update(g, state)[0].sum())(jnp.zeros(2))).all()

@@ -30,7 +30,10 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """What `init` and `update` need to know of a structure; made once, and cached."""
+    """What `init` and `update` need to know of a structure; made once, and cached.
+
+    `numeric` is the structure without masks, on which the numbers of a step do not depend; `kinds` caches leaf kinds.
+    """
 
     stages: tuple[st.Stage, ...]
     skeletons: tuple[st.Stage, ...]
@@ -40,6 +43,8 @@ class Plan:
     needs_params: tuple[str, ...]
     keeps_moments: tuple[str, ...]
     slot_names: tuple[frozenset[str], ...]
+    numeric: Any
+    kinds: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
 
 def linear(tx: Any) -> list[st.Stage]:
@@ -62,7 +67,7 @@ def label(stage: st.Stage) -> str:
     return f"{type(stage).__name__} ({name!r})" if name else type(stage).__name__
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def plan_for(treedef: Any) -> Plan:
     """The plan of every transformation with this structure."""
     tx = jax.tree.unflatten(treedef, [None] * treedef.num_leaves)
@@ -77,7 +82,19 @@ def plan_for(treedef: Any) -> Plan:
         needs_params=tuple(label(s) for s in stages if "param" in s.requires),
         keeps_moments=tuple(label(s) for s in stages if st.parameter_slots(s)),
         slot_names=tuple(frozenset(slot.name for slot in s.slots()) for s in stages),
+        numeric=jax.tree.structure(_without_masks(jax.tree.unflatten(treedef, [0.0] * treedef.num_leaves))),
     )
+
+
+def _without_masks(tx: Any) -> Any:
+    if tx.composite is not None:
+        return type(tx)._unflatten(tx._flatten()[1], (tuple(map(_without_masks, tx.stages)),))
+    if "mask" not in tx._split()[1]:
+        return tx
+    children, (name, statics) = tx._flatten()
+    names = tx._split()[1]
+    blank = tuple((type(None), None) if n == "mask" else s for n, s in zip(names, statics, strict=True))
+    return type(tx)._unflatten((name, blank), children)
 
 
 def skeleton(stage: st.Stage) -> st.Stage:
@@ -106,7 +123,24 @@ def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:
     return segments
 
 
-# ---- what is wrong with an order of stages ----
+# ---- what is wrong with a stage, or with an order of stages ----
+
+
+def _check_declarations(stage: st.Stage) -> None:
+    for need in stage.requires:
+        if need not in ("first", "second", "param"):
+            raise ValueError(f"{label(stage)}.requires: expected 'first', 'second' or 'param', got {need!r}")
+    names = [slot.name for slot in stage.slots()]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{label(stage)}.slots: expected different names, got {names}")
+    for slot in stage.slots():
+        if slot.role not in ("parameter", "scalar"):
+            raise ValueError(
+                f"{label(stage)}: slot {slot.name!r}: expected role 'parameter' or 'scalar', got {slot.role!r}"
+            )
+        if slot.role == "parameter" and not isinstance(stage, st.Leafwise):
+            raise ValueError(f"{label(stage)}: slot {slot.name!r}: only a Leafwise stage can keep an array a parameter")
+
 
 _ESTIMATORS = {
     "first": "an estimator of the first moment (ema_first_moment, trace)",
@@ -133,6 +167,7 @@ def _check_order(stages: tuple[st.Stage, ...]) -> None:
     """Raise if a stage stands where what it needs is not known, or where its work would be lost."""
     frames: list[dict[str, Any]] = [{}]
     for stage in stages:
+        _check_declarations(stage)
         if isinstance(stage, st.enter_scope):
             frames.append({})
             continue

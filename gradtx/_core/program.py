@@ -18,7 +18,7 @@ import numpy as np
 
 from gradtx._core import dtypes
 from gradtx._core.hyperparameters import Number
-from gradtx._core.plan import label, linear, plan_for
+from gradtx._core.plan import Plan, label, linear
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import Signal
 from gradtx._core.spec import kind_of
@@ -95,6 +95,9 @@ def step_scalars(
             fixed = {n: step.value(v) for n, v in _numbers(stage) if not isinstance(v, Schedule)}
             moving = {n: step.value(v) for n, v in _numbers(stage) if isinstance(v, Schedule)}
             derived, new_memory = stage.scalars(step)
+            for name, number in derived.items():
+                if jnp.ndim(number):
+                    raise ValueError(f"scalars: expected a scalar {name!r}, got shape {jnp.shape(number)}")
         except ValueError as error:
             raise ValueError(f"{label(stage)}: {error}") from error
         constant.append(fixed)
@@ -134,12 +137,19 @@ class LeafKind:
         return self._hash
 
 
-@functools.lru_cache(maxsize=4096)
-def leaf_kind(
-    structure: Any, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype
-) -> LeafKind:
+_kinds: dict[LeafKind, LeafKind] = {}
+
+
+def leaf_kind(plan: Plan, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype) -> LeafKind:
     """The kind of a leaf, the same object every time (an identity comparison is all that a cache look-up costs)."""
-    plan = plan_for(structure)
+    key = (segment, active, param, grad)
+    if key not in plan.kinds:
+        kind = _leaf_kind(plan, *key)
+        plan.kinds[key] = _kinds.setdefault(kind, kind)
+    return plan.kinds[key]
+
+
+def _leaf_kind(plan: Plan, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype) -> LeafKind:
     this = plan.segments[segment]
     return LeafKind(
         stages=tuple(plan.skeletons[i] for i in active),  # type: ignore[arg-type]
@@ -193,16 +203,39 @@ def leaf_program(
                 if old:
                     with jax.named_scope(type(stage).__name__):
                         new = stage.accumulate(numbers[i], {k: decode(v) for k, v in old.items()}, signal)
+                    _check_slots(stage, new, old)
                     new_slots[i] = {k: dtypes.cast(new[k], old[k].dtype) for k in old}
             for i in run:
                 stage = kind.stages[i]
                 with jax.named_scope(type(stage).__name__):
-                    signal = stage.emit(numbers[i], {k: decode(v) for k, v in new_slots[i].items()}, signal)
+                    emitted = stage.emit(numbers[i], {k: decode(v) for k, v in new_slots[i].items()}, signal)
+                _check_emitted(stage, emitted, signal)
+                signal = emitted
             position = run[-1] + 1
     if kind.out is not None:
         return dtypes.cast(signal.update, kind.out), tuple(new_slots)
     signal = signal.replace(param=None)
     return (signal if kind.keep else Signal(signal.update)), tuple(new_slots)
+
+
+def _check_slots(stage: Stage, new: Any, old: dict[str, jax.Array]) -> None:
+    if not isinstance(new, dict) or set(new) != set(old):
+        got = sorted(new) if isinstance(new, dict) else repr(new)
+        raise ValueError(f"{label(stage)}.accumulate: expected the slots {sorted(old)}, got {got}")
+    for name, array in old.items():
+        if jnp.shape(new[name]) != array.shape:
+            raise ValueError(
+                f"{label(stage)}.accumulate: slot {name!r}: expected shape {array.shape}, got {jnp.shape(new[name])}"
+            )
+
+
+def _check_emitted(stage: Stage, new: Any, old: Signal) -> None:
+    if not isinstance(new, Signal):
+        raise TypeError(f"{label(stage)}.emit: expected a Signal (signal.write(update)), got {new!r}")
+    if jnp.shape(new.update) != old.update.shape:
+        raise ValueError(
+            f"{label(stage)}.emit: expected an update of shape {old.update.shape}, got {jnp.shape(new.update)}"
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -214,5 +247,10 @@ def tree_program(
     has_complex = any(jnp.iscomplexobj(u) for u in updates)
     with jax.numpy_dtype_promotion("standard") if has_complex else contextlib.nullcontext():
         with jax.named_scope(type(stage).__name__):
-            updates = stage.update_tree(scalars.read(0, dtypes.scalar_dtype()), updates)
-    return [u if out is None else dtypes.cast(u, out) for u, (_, out) in zip(updates, kinds, strict=True)]
+            new = stage.update_tree(scalars.read(0, dtypes.scalar_dtype()), updates)
+    if [jnp.shape(u) for u in new] != [u.shape for u in updates]:
+        raise ValueError(
+            f"{label(stage)}.update_tree: expected updates of shapes {[u.shape for u in updates]}, "
+            f"got {[jnp.shape(u) for u in new]}"
+        )
+    return [u if out is None else dtypes.cast(u, out) for u, (_, out) in zip(new, kinds, strict=True)]

@@ -39,12 +39,16 @@ def _init_stage(stage: Stage, params: Any, leaves: list[Any], treedef: Any) -> A
     if not slots:
         return ()
     kept: dict[str, Any] = {}
+    applies = stage.applies(params)
     for slot in slots:
         if slot.role == "scalar":
             kept[slot.name] = scalar_like_parameters(leaves, slot.shape, slot.dtype or scalar_dtype())
             continue
-        arrays = []
+        arrays: list[Any] = []
         for i, leaf in enumerate(leaves):
+            if applies is not None and not applies[i]:
+                arrays.append(optax.MaskedNode())
+                continue
             try:
                 dtype = slot_dtype(slot, np.dtype(leaf.dtype))
             except TypeError as error:
@@ -73,7 +77,7 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
     here = _check(plan, updates, state, params)
     kept = [dict(entry) if isinstance(entry, dict) else entry for entry in state.stages]
     memories = tuple(_memory(stage, entry) for stage, entry in zip(plan.stages, kept, strict=True))
-    count, scalars, memories = program.step_scalars(structure, numbers, state.count, memories)
+    count, scalars, memories = program.step_scalars(plan.numeric, numbers, state.count, memories)
     for entry, memory in zip(kept, memories, strict=True):
         if memory:
             entry.update(memory)
@@ -81,13 +85,13 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
     signals: list[Any] = [Signal(g, clamp=plan.clamp) for g in here.gradients]
     for number, segment in enumerate(plan.segments):
         if segment.kind == "leafwise":
-            signals = _run_leafwise(plan, structure, number, scalars, here, params, signals, kept)
+            signals = _run_leafwise(plan, number, scalars, here, params, signals, kept)
         elif segment.kind == "treewise":
             signals = _run_treewise(plan, segment, scalars, here, signals)
         else:
             signals = _run_foreign(plan, segment, here, params, signals, kept, extra)
     if not plan.segments:
-        signals = here.gradients
+        signals = [g.astype(program.out_dtype(*here.dtypes(i))) for i, g in enumerate(here.gradients)]
     return jax.tree.unflatten(here.treedef, signals), State(count, tuple(kept))
 
 
@@ -134,7 +138,6 @@ def _memory(stage: Stage, entry: Any) -> dict[str, Any]:
 
 def _run_leafwise(
     plan: Plan,
-    structure: Any,
     number: int,
     scalars: Any,
     here: _Leaves,
@@ -163,7 +166,7 @@ def _run_leafwise(
             active = tuple(i for i in everywhere if applies.get(i) is None or applies[i][leaf])  # type: ignore[index]
             if active not in numbers:
                 numbers[active] = scalars.of(active)
-        kind = program.leaf_kind(structure, number, active, *here.dtypes(leaf))
+        kind = program.leaf_kind(plan, number, active, *here.dtypes(leaf))
         slots = tuple({name: old[i, name][leaf] for name in slot_names[i]} for i in active)
         param = here.params[leaf] if needs_param and here.params is not None else None
         result, new_slots = program.leaf_program(kind, numbers[active], signal, param, slots)
@@ -205,5 +208,12 @@ def _run_foreign(
     result, kept[index] = foreign.update(
         plan.stages[index], jax.tree.unflatten(here.treedef, outgoing), kept[index], params, extra
     )
-    updates = trees.flatten_like(here.treedef, here.tree, result, "a foreign stage's update", "the gradients")
+    what = f"the update of {plan.stages[index]!r}"
+    updates = trees.flatten_like(here.treedef, here.tree, result, what, "the gradients")
+    for i, (new, old) in enumerate(zip(updates, outgoing, strict=True)):
+        if new.shape != old.shape or not is_inexact(new.dtype):
+            raise ValueError(
+                f"leaf {trees.leaf_paths(here.tree)[i]}: expected {what} to be a floating array of shape {old.shape}, "
+                f"got {new.dtype}{list(new.shape)}"
+            )
     return updates if segment.last else [s.write(u) for s, u in zip(signals, updates, strict=True)]

@@ -60,9 +60,9 @@ class SecondMoment:
     def root(self, inside: Array) -> Array:
         """`sqrt(value + inside)`; 0 with a zero derivative where that is 0."""
         if self.corrected:
-            return safe_sqrt(self.mean + (self.offset / self.weight + inside))
+            return safe_sqrt(self.mean + (safe_divide(self.offset, self.weight) + inside))
         mean = self.mean if self.remainder is None else self.mean + self.remainder
-        return jnp.sqrt(self.weight) * safe_sqrt(mean + (self.offset + inside) / self.weight)
+        return jnp.sqrt(self.weight) * safe_sqrt(mean + safe_divide(self.offset + inside, self.weight))
 
     def without_bias(self) -> SecondMoment:
         """The same moment, corrected if there is something to correct."""

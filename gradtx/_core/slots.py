@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.shard_alike import shard_alike
 
 from gradtx._core import dtypes
 
@@ -65,11 +64,13 @@ def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype:
 def zeros_like_parameter(param: Any, dtype: np.dtype) -> jax.Array:
     """Zeros of a parameter's shape and sharding, in their own buffer."""
     if isinstance(param, jax.core.Tracer):
-        zeros = jnp.zeros_like(param, dtype=dtype)
         if jax.device_count() > 1 and param.ndim and _on_automatic_mesh(param):
-            # A constant has no sharding of its own: tie it to its parameter, or the second step compiles again.
-            zeros = shard_alike(param, zeros)[1]
-        return zeros
+            # A constant has no sharding of its own, and the second step would compile again. One that seems to depend
+            # on its parameter is given the parameter's sharding, and XLA drops the dependence later.
+            source = param.real if jnp.iscomplexobj(param) and not jnp.issubdtype(dtype, jnp.complexfloating) else param
+            never = jnp.zeros(param.shape, bool)
+            return jnp.where(never, source.astype(dtype), jnp.zeros((), dtype))
+        return jnp.zeros_like(param, dtype=dtype)
     sharding = getattr(param, "sharding", None)
     if isinstance(param, jax.Array) and not param.committed:
         sharding = None

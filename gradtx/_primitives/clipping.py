@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.dtypes import compute_dtype, scalar_dtype
+from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_sqrt, square
 from gradtx._core.stages import Leafwise, Treewise
@@ -79,6 +79,7 @@ def global_norm(tree: Any) -> jax.Array:
     Its squares do not overflow, whatever finite values the leaves hold.
     """
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+    leaves = [x if is_inexact(x.dtype) else x.astype(scalar_dtype()) for x in leaves]
     length, unit = scaled_norm([x.astype(compute_dtype(x.dtype)) for x in leaves])
     return length / unit
 

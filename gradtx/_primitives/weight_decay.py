@@ -85,6 +85,12 @@ def mask_leaves(mask: Any, params: Any, owner: str) -> list[bool]:
             return [_as_bool(mask(trees.path_name(path), leaf), owner, trees.path_name(path)) for path, leaf in flat]
         mask = mask(params)
     paths = trees.leaf_paths(params)
+    given = [
+        trees.path_name(p) for p, m in jax.tree_util.tree_flatten_with_path(mask, is_leaf=_is_none)[0] if m is None
+    ]
+    if set(given) & set(paths):
+        path = min(set(given) & set(paths))
+        raise TypeError(f"{owner}: leaf {path}: expected the mask to say True or False, got None")
     try:
         full = jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), mask, params)
     except (ValueError, TypeError) as error:
@@ -98,6 +104,10 @@ def _takes_path_and_leaf(function: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters) == 2
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def _as_bool(value: Any, owner: str, path: str) -> bool:
