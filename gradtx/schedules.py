@@ -7,11 +7,13 @@ again for other ones; lengths in steps, and rates on whose sign Optax branches, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx._core.hyperparameters import leaf_field, stage_field
@@ -21,16 +23,38 @@ from gradtx._core.spec import StaticTree
 Scalar = jax.typing.ArrayLike
 
 
-class constant_schedule(Schedule):
+class OptaxSchedule(Schedule):
+    """A schedule whose value is that of Optax's function of the same name, called with the fields in their order."""
+
+    function: ClassVar[Callable[..., Any]]
+    lengths: ClassVar[tuple[str, ...]] = ("transition_steps",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.lengths:
+            _positive(self, name)
+        values = self._arguments()
+        if not any(isinstance(value, (jax.Array, np.ndarray)) for value in values):
+            self.function(*values)  # what Optax refuses, it refuses now
+
+    def _arguments(self) -> list[Any]:
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return [value.tree if isinstance(value, StaticTree) else value for value in values]
+
+    def __call__(self, count: Scalar) -> Scalar:
+        return self.function(*self._arguments())(count)
+
+
+class constant_schedule(OptaxSchedule):
     """`value` at every step. (A plain number does the same.)"""
 
     value: Any = leaf_field()
 
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.constant_schedule(self.value)(count)
+    function = staticmethod(optax.constant_schedule)
+    lengths = ()
 
 
-class linear_schedule(Schedule):
+class linear_schedule(OptaxSchedule):
     """From `init_value` to `end_value` in a straight line over `transition_steps`, after `transition_begin` steps."""
 
     init_value: Any = leaf_field()
@@ -38,17 +62,10 @@ class linear_schedule(Schedule):
     transition_steps: int
     transition_begin: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "transition_steps")
-
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.linear_schedule(self.init_value, self.end_value, self.transition_steps, self.transition_begin)(
-            count
-        )
+    function = staticmethod(optax.linear_schedule)
 
 
-class polynomial_schedule(Schedule):
+class polynomial_schedule(OptaxSchedule):
     """From `init_value` to `end_value` along `(1 - t / transition_steps) ** power`."""
 
     init_value: Any = leaf_field()
@@ -57,17 +74,10 @@ class polynomial_schedule(Schedule):
     transition_steps: int
     transition_begin: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "transition_steps")
-
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.polynomial_schedule(
-            self.init_value, self.end_value, self.power, self.transition_steps, self.transition_begin
-        )(count)
+    function = staticmethod(optax.polynomial_schedule)
 
 
-class exponential_decay(Schedule):
+class exponential_decay(OptaxSchedule):
     """`init_value * decay_rate ** (t / transition_steps)`, bounded by `end_value` if given."""
 
     init_value: Any = leaf_field()
@@ -77,24 +87,15 @@ class exponential_decay(Schedule):
     staircase: bool = False
     end_value: float | None = None
 
+    function = staticmethod(optax.exponential_decay)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "transition_steps")
         if self.decay_rate == 0:
             raise ValueError("exponential_decay(decay_rate=...): expected a number other than 0")
 
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.exponential_decay(
-            self.init_value,
-            self.transition_steps,
-            self.decay_rate,
-            self.transition_begin,
-            self.staircase,
-            self.end_value,
-        )(count)
 
-
-class cosine_decay_schedule(Schedule):
+class cosine_decay_schedule(OptaxSchedule):
     """From `init_value` to `alpha * init_value` along half a cosine, raised to `exponent`.
 
     Source: Loshchilov & Hutter, "SGDR", arXiv:1608.03983, equation 5 with one period.
@@ -105,27 +106,19 @@ class cosine_decay_schedule(Schedule):
     alpha: Any = leaf_field(default=0.0)
     exponent: Any = leaf_field(default=1.0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "decay_steps")
-
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.cosine_decay_schedule(self.init_value, self.decay_steps, self.alpha, self.exponent)(count)
+    function = staticmethod(optax.cosine_decay_schedule)
+    lengths = ("decay_steps",)
 
 
-class warmup_constant_schedule(Schedule):
+class warmup_constant_schedule(OptaxSchedule):
     """From `init_value` to `peak_value` in a straight line, and constant from there."""
 
     init_value: Any = leaf_field()
     peak_value: Any = leaf_field()
     warmup_steps: int
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "warmup_steps")
-
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.warmup_constant_schedule(self.init_value, self.peak_value, self.warmup_steps)(count)
+    function = staticmethod(optax.warmup_constant_schedule)
+    lengths = ("warmup_steps",)
 
 
 class warmup_cosine_decay_schedule(Schedule):
@@ -163,7 +156,7 @@ class warmup_cosine_decay_schedule(Schedule):
         return optax.join_schedules([warmup, decay], [self.warmup_steps])(count)
 
 
-class warmup_exponential_decay_schedule(Schedule):
+class warmup_exponential_decay_schedule(OptaxSchedule):
     """A straight line from `init_value` to `peak_value`, then an exponential decay."""
 
     init_value: Any = leaf_field()
@@ -175,50 +168,32 @@ class warmup_exponential_decay_schedule(Schedule):
     staircase: bool = False
     end_value: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "transition_steps")
-        _positive(self, "warmup_steps")
-
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.warmup_exponential_decay_schedule(
-            self.init_value,
-            self.peak_value,
-            self.warmup_steps,
-            self.transition_steps,
-            self.decay_rate,
-            self.transition_begin,
-            self.staircase,
-            self.end_value,
-        )(count)
+    function = staticmethod(optax.warmup_exponential_decay_schedule)
+    lengths = ("warmup_steps", "transition_steps")
 
 
-class piecewise_constant_schedule(Schedule):
+class piecewise_constant_schedule(OptaxSchedule):
     """`init_value`, multiplied by a scale at each boundary: `{step: scale}`."""
 
     init_value: Any = leaf_field()
     boundaries_and_scales: Any = None
 
-    def __call__(self, count: Scalar) -> Scalar:
-        table: Any = self.boundaries_and_scales
-        scales: Mapping[int, float] | None = table.tree if isinstance(table, StaticTree) else table
-        return optax.piecewise_constant_schedule(self.init_value, scales)(count)
+    function = staticmethod(optax.piecewise_constant_schedule)
+    lengths = ()
 
 
-class piecewise_interpolate_schedule(Schedule):
+class piecewise_interpolate_schedule(OptaxSchedule):
     """Between boundaries `{step: scale}` linear or along a cosine (`interpolate_type`)."""
 
     interpolate_type: str
     init_value: float
     boundaries_and_scales: Any = None
 
-    def __call__(self, count: Scalar) -> Scalar:
-        table: Any = self.boundaries_and_scales
-        scales = table.tree if isinstance(table, StaticTree) else table
-        return optax.piecewise_interpolate_schedule(self.interpolate_type, self.init_value, scales)(count)
+    function = staticmethod(optax.piecewise_interpolate_schedule)
+    lengths = ()
 
 
-class linear_onecycle_schedule(Schedule):
+class linear_onecycle_schedule(OptaxSchedule):
     """One cycle of straight lines: up to `peak_value`, down, and down again to its end.
 
     Source: Smith & Topin, "Super-Convergence", arXiv:1708.07120.
@@ -231,22 +206,10 @@ class linear_onecycle_schedule(Schedule):
     div_factor: float = 25.0
     final_div_factor: float = 1e4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "transition_steps")
-
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.linear_onecycle_schedule(
-            self.transition_steps,
-            self.peak_value,
-            self.pct_start,
-            self.pct_final,
-            self.div_factor,
-            self.final_div_factor,
-        )(count)
+    function = staticmethod(optax.linear_onecycle_schedule)
 
 
-class cosine_onecycle_schedule(Schedule):
+class cosine_onecycle_schedule(OptaxSchedule):
     """One cycle of half cosines: up to `peak_value` and down to its end. Source: as for the linear one."""
 
     transition_steps: int
@@ -255,14 +218,7 @@ class cosine_onecycle_schedule(Schedule):
     div_factor: float = 25.0
     final_div_factor: float = 1e4
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _positive(self, "transition_steps")
-
-    def __call__(self, count: Scalar) -> Scalar:
-        return optax.cosine_onecycle_schedule(
-            self.transition_steps, self.peak_value, self.pct_start, self.div_factor, self.final_div_factor
-        )(count)
+    function = staticmethod(optax.cosine_onecycle_schedule)
 
 
 class join_schedules(Schedule):
