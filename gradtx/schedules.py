@@ -7,7 +7,6 @@ again for other ones; lengths in steps, and rates on whose sign Optax branches, 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ import optax
 
 from gradtx._core.hyperparameters import leaf_field, stage_field
 from gradtx._core.schedule import ForeignSchedule, Schedule
-from gradtx._core.spec import StaticTree
+from gradtx._core.spec import StaticTree, fields_of
 
 Scalar = jax.typing.ArrayLike
 
@@ -38,7 +37,7 @@ class OptaxSchedule(Schedule):
             self.function(*values)  # what Optax refuses, it refuses now
 
     def _arguments(self) -> list[Any]:
-        values = [getattr(self, field.name) for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        values = [getattr(self, field.name) for field in fields_of(self)]
         return [value.tree if isinstance(value, StaticTree) else value for value in values]
 
     def __call__(self, count: Scalar) -> Scalar:

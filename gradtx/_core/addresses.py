@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections import Counter
 from typing import Any, NamedTuple
 
 from gradtx._core.hyperparameters import Stages
-from gradtx._core.spec import Spec, kind_of
+from gradtx._core.spec import Spec, fields_of, kind_of
 
 
 class Place(NamedTuple):
@@ -28,7 +27,7 @@ def places(root: Spec) -> list[Place]:
 
     def visit(spec: Spec, way: tuple[tuple[str, int | None], ...], owner: str, in_schedule: bool) -> None:
         given = spec.__dict__.get("_name")
-        for field in dataclasses.fields(spec):  # type: ignore[arg-type]
+        for field in fields_of(spec):
             value, kind = getattr(spec, field.name), kind_of(field)
             if isinstance(kind, Stages):
                 for i, stage in enumerate(value):

@@ -21,7 +21,7 @@ from gradtx._core.hyperparameters import Number
 from gradtx._core.plan import Plan, label, linear
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import Signal
-from gradtx._core.spec import kind_of
+from gradtx._core.spec import fields_of, kind_of
 from gradtx._core.stages import Leafwise, Stage, Step, Treewise
 
 Scalars = dict[str, jax.Array]
@@ -108,7 +108,7 @@ def step_scalars(
 
 
 def _numbers(stage: Stage) -> list[tuple[str, Any]]:
-    fields = [(f.name, kind_of(f)) for f in dataclasses.fields(stage)]  # type: ignore[arg-type]
+    fields = [(f.name, kind_of(f)) for f in fields_of(stage)]
     values = [(name, getattr(stage, name)) for name, kind in fields if isinstance(kind, Number)]
     return [(name, value) for name, value in values if value is not None]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from typing import Any, Self, dataclass_transform
 
 import jax
@@ -18,6 +18,11 @@ _KIND = "gradtx"  # the metadata key under which a dataclass field says what it 
 def kind_of(field: dataclasses.Field[Any]) -> Field | None:
     """The declaration of a field that holds pytree children, or None for a static field."""
     return field.metadata.get(_KIND)
+
+
+def fields_of(spec: Any) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields of a spec or of its class (which become dataclasses where a type checker does not see it)."""
+    return dataclasses.fields(spec)
 
 
 @dataclass_transform(
@@ -45,7 +50,7 @@ class Spec:
         )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in fields_of(self):
             kind, value = kind_of(field), getattr(self, field.name)
             if kind is not None:
                 value = kind.normalize(value, owner=type(self).__name__, name=field.name)
@@ -59,7 +64,7 @@ class Spec:
     def _split(cls) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the fields that hold children, and of those that are static."""
         if "_split_cache" not in cls.__dict__:
-            fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+            fields = fields_of(cls)
             dynamic = tuple(f.name for f in fields if kind_of(f) is not None)
             static = tuple(f.name for f in fields if kind_of(f) is None)
             cls._split_cache = (dynamic, static)  # type: ignore[attr-defined]
@@ -94,7 +99,7 @@ class Spec:
 
     def _with(self, **changes: Any) -> Self:
         """A copy with fields replaced, checked as if it were built anew."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        values = {f.name: getattr(self, f.name) for f in fields_of(self)}
         new = type(self)(**{**values, **changes})
         if "_name" in self.__dict__:
             new.__dict__["_name"] = self.__dict__["_name"]
@@ -138,7 +143,7 @@ class Spec:
         """The expression that builds this."""
         arguments = []
         positional = True
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in fields_of(self):
             value = getattr(self, field.name)
             if _same(value, field.default) and not (positional and kind_of(field)):
                 positional = False
@@ -211,16 +216,3 @@ def show_static(value: Any) -> str:
     if isinstance(value, np.dtype):
         return repr(value.name)
     return getattr(value, "__qualname__", None) or repr(value)
-
-
-def walk(tree: Any) -> Iterator[Any]:
-    """Every spec in a tree, depth first, a chain's stages in their order."""
-    if isinstance(tree, Spec):
-        yield tree
-        children: Any = tree._flatten()[0]
-    elif isinstance(tree, (tuple, list)):
-        children = tree
-    else:
-        return
-    for child in children:
-        yield from walk(child)

@@ -127,8 +127,3 @@ def slot_leaves(treedef: TreeDef, tree: Any, name: str, leaves: list[Any], refer
                 f"the gradient has {leaf.shape}; was the state initialized for other parameters?"
             )
     return arrays
-
-
-def nbytes(tree: Any) -> int:
-    """Bytes of all arrays in a tree."""
-    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
