@@ -130,7 +130,7 @@ def test_scan_cond_vmap(row: Row):
     def stacked(t: Any) -> Any:
         return jax.tree.map(lambda x: jnp.stack([x, x]), t)
 
-    both = jax.vmap(tx.update)(stacked(grads), jax.vmap(tx.init)(stacked(tree)), stacked(tree))
+    both = jax.jit(jax.vmap(tx.update))(stacked(grads), jax.vmap(tx.init)(stacked(tree)), stacked(tree))
     one = tx.update(grads, state, tree)
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], both), one, rtol=1e-5)
 
@@ -277,7 +277,7 @@ def test_hypergradients_are_finite_with_dead_inputs(row: Row):
             total = total + sum(jnp.sum(u) for u in jax.tree.leaves(updates))
         return total
 
-    for slope in jax.tree.leaves(jax.grad(loss)(row.build())):
+    for slope in jax.tree.leaves(jax.jit(jax.grad(loss))(row.build())):
         assert np.isfinite(slope)
 
 

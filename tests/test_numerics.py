@@ -13,6 +13,7 @@ from reference.sweep import CHECKPOINTS, compiled_updates, errors, exact_updates
 from zoo import BY_NAME, OPTIMIZERS
 
 import gradtx
+from gradtx._core.plan import linear
 
 # A learning rate that float32 holds exactly: 1e-3 would add 0.4 ULP to every figure, in every library.
 LR = 2.0**-10
@@ -154,8 +155,8 @@ def test_weight_of_a_scheduled_decay_stays_accurate():
 
 # Beyond this float32 cannot square a gradient, and the rest of the chain sees this one instead.
 CLAMP = 1.8446742e19
-SQUARING = {"adagrad", "rmsprop", "rmsprop_centered_momentum", "adam", "adam_nesterov", "adamw", "adam_l2"}
-EPS0 = ["adagrad", "rmsprop", "rmsprop_centered_momentum", "adam", "adam_nesterov", "adamw"]
+SQUARING = {r.name for r in OPTIMIZERS if any(getattr(stage, "squares", False) for stage in linear(r.build()))}
+EPS0 = [r.name for r in OPTIMIZERS if r.name in SQUARING and "eps" in r.arguments]
 
 
 def row(name, *values, id=None):

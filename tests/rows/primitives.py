@@ -1,0 +1,81 @@
+"""The primitives, alone or in the shortest chain in which they mean something."""
+
+import optax
+
+import gradtx
+from rows.row import Row, by_name, matrices_only
+
+ROWS = [
+    Row("ema_first_moment", gradtx.ema_first_moment, None, {"b1": 0.5, "dtype": "bfloat16"}),
+    Row(
+        "ema_second_moment",
+        lambda **kw: gradtx.chain(gradtx.ema_second_moment(**kw), gradtx.scale_by_rms()),
+        None,
+        {"b2": 0.5, "initial": 0.5},
+    ),
+    Row(
+        "ema_centered_moment",
+        lambda **kw: gradtx.chain(gradtx.ema_centered_moment(**kw), gradtx.scale_by_rms(1e-3)),
+        None,
+        {"decay": 0.5, "initial": 0.5},
+    ),
+    Row(
+        "sum_of_squares",
+        lambda **kw: gradtx.chain(gradtx.sum_of_squares(**kw), gradtx.scale_by_rms()),
+        None,
+        {"initial": 0.5},
+    ),
+    Row("bias_correction", lambda: gradtx.chain(gradtx.ema_first_moment(), gradtx.bias_correction()), None, {}),
+    Row(
+        "scale_by_rms",
+        lambda **kw: gradtx.chain(gradtx.ema_second_moment(), gradtx.scale_by_rms(**kw)),
+        None,
+        {"eps": 1e-2, "eps_root": 1e-2},
+    ),
+    Row("trace", gradtx.trace, optax.trace, {"decay": 0.5, "accumulator_dtype": "bfloat16"}, {"decay": 0.9}),
+    Row("nesterov", lambda: gradtx.chain(gradtx.trace(0.9), gradtx.nesterov()), lambda: optax.trace(0.9, True), {}),
+    Row(
+        "decoupled_weight_decay",
+        gradtx.decoupled_weight_decay,
+        optax.add_decayed_weights,
+        {"weight_decay": 0.2, "mask": by_name},
+        {"weight_decay": 0.1},
+    ),
+    Row(
+        "add_decayed_weights",
+        gradtx.add_decayed_weights,
+        optax.add_decayed_weights,
+        {"weight_decay": 0.2, "mask": matrices_only},
+        {"weight_decay": 0.1},
+    ),
+    Row("scale", gradtx.scale, optax.scale, {"step_size": 0.2}, {"step_size": 0.1}),
+    Row(
+        "scale_by_learning_rate",
+        gradtx.scale_by_learning_rate,
+        optax.scale_by_learning_rate,
+        {"learning_rate": 0.2, "flip_sign": False},
+        {"learning_rate": 0.1},
+    ),
+    Row(
+        "scale_by_schedule",
+        gradtx.scale_by_schedule,
+        optax.scale_by_schedule,
+        {"step_size_fn": gradtx.schedules.linear_schedule(0.1, 1.0, 3)},
+        {"step_size_fn": gradtx.schedules.linear_schedule(0.1, 1.0, 5)},
+    ),
+    Row("clip", gradtx.clip, optax.clip, {"max_delta": 0.1}, {"max_delta": 0.5}),
+    Row(
+        "clip_by_global_norm",
+        gradtx.clip_by_global_norm,
+        optax.clip_by_global_norm,
+        {"max_norm": 0.1},
+        {"max_norm": 0.5},
+    ),
+    Row("identity", gradtx.identity, optax.identity, {}),
+    Row(
+        "scope",
+        lambda **kw: gradtx.chain(gradtx.adam(0.1), gradtx.scope(gradtx.ema_first_moment(**kw))),
+        None,
+        {"b1": 0.5},
+    ),
+]

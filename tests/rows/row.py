@@ -1,0 +1,47 @@
+"""One row of the zoo."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One transformation.
+
+    Attributes:
+        name: unique, and the pytest id.
+        make: builds it; keyword arguments override the defaults below.
+        optax: builds Optax's same transformation from the same keywords, or None where it has none.
+        arguments: every argument with a value that must make a difference to 5 steps (the sensitivity test).
+        base: the keywords of the ordinary instance.
+        needs: keyword arguments that an argument's sensitivity presupposes: `{argument: {other: value}}`.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    optax: Callable[..., Any] | None
+    arguments: dict[str, Any]
+    base: dict[str, Any] = dataclasses.field(default_factory=dict)
+    needs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def build(self, **changes: Any) -> Any:
+        """The transformation with some arguments changed."""
+        return self.make(**{**self.base, **changes})
+
+    def build_optax(self, **changes: Any) -> Any:
+        """Optax's transformation with the same arguments."""
+        assert self.optax is not None
+        return self.optax(**{**self.base, **changes})
+
+
+def by_name(path: str, leaf: Any) -> bool:
+    return path.endswith("matrix")
+
+
+def matrices_only(params: Any) -> Any:
+    return jax.tree.map(lambda p: p.ndim == 2, params)
