@@ -15,10 +15,14 @@ from gradtx._core.signal import Signal as Signal
 from gradtx._core.slots import Slot as Slot
 from gradtx._core.slots import State as State
 from gradtx._core.stages import Leafwise as Leafwise
+from gradtx._core.stages import Leaves as Leaves
 from gradtx._core.stages import Step as Step
 from gradtx._core.stages import Treewise as Treewise
 from gradtx._core.transform import Transform as Transform
 from gradtx._core.transform import named as named
+from gradtx._groups import Groups as Groups
+from gradtx._groups import by_path as by_path
+from gradtx._groups import freeze as freeze
 from gradtx._inject import inject_hyperparams as inject_hyperparams
 
 # Optimizers

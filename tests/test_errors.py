@@ -418,7 +418,7 @@ class _Tree(gradtx.Treewise):
         (_Stage("forgets"), r"_Stage.accumulate: expected the slots \['a', 'b'\], got \['a'\]"),
         (_Stage("sums"), r"_Stage.accumulate: slot 'a': expected shape \(3,\), got \(\)"),
         (_Stage("vector"), r"_Stage: scalars: expected a scalar 'v', got shape \(2,\)"),
-        (_Stage("role"), "slot 'a': expected role 'parameter' or 'scalar', got 'param'"),
+        (_Stage("role"), "slot 'a': expected role 'parameter', 'factored' or 'scalar', got 'param'"),
         (_Stage("twice"), r"_Stage.slots: expected different names, got \['a', 'a'\]"),
         (_Tree(), r"_Tree.update_tree: expected updates of shapes \[\(3,\), \(4, 3\)\], got \[\(3,\)\]"),
         (

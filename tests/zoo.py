@@ -4,7 +4,7 @@ To add an optimizer, add a row to its family in `rows/`; the contracts of test_c
 the others keep.
 """
 
-from rows import classics, primitives
+from rows import classics, groups, primitives
 from rows.row import Row
 
 __all__ = ["BY_NAME", "OPTIMIZERS", "PRIMITIVES", "ZOO", "Row"]
@@ -12,7 +12,10 @@ __all__ = ["BY_NAME", "OPTIMIZERS", "PRIMITIVES", "ZOO", "Row"]
 OPTIMIZERS = [
     *classics.ROWS,
 ]
-PRIMITIVES = primitives.ROWS
+PRIMITIVES = [
+    *primitives.ROWS,
+    *groups.ROWS,
+]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}
 assert len(BY_NAME) == len(ZOO)

@@ -6,14 +6,14 @@ from typing import Any, ClassVar, Literal
 
 from gradtx._core import plan
 from gradtx._core.hyperparameters import stage_field
-from gradtx._core.stages import Foreign, Stage, is_foreign
-from gradtx._core.transform import Transform, named
+from gradtx._core.stages import Foreign, Stage, Wrapped, is_foreign
+from gradtx._core.transform import Transform, Wrapper, named
 
 
 class Chain(Stage):
     """Transformations one behind the other. Build it with `chain`."""
 
-    composite: ClassVar[Literal["chain", "scope"] | None] = "chain"
+    composite: ClassVar[Literal["chain", "scope", "groups"] | None] = "chain"
     stages: tuple[Any, ...] = stage_field()
 
     def __post_init__(self) -> None:
@@ -27,7 +27,7 @@ class Chain(Stage):
 class Scope(Stage):
     """A chain with a gradient and moments of its own. Build it with `scope`."""
 
-    composite: ClassVar[Literal["chain", "scope"] | None] = "scope"
+    composite: ClassVar[Literal["chain", "scope", "groups"] | None] = "scope"
     stages: tuple[Any, ...] = stage_field()
 
     def __post_init__(self) -> None:
@@ -93,6 +93,8 @@ def _flat(transforms: tuple[Any, ...]) -> tuple[Stage, ...]:
             name, tx = tx
         if is_foreign(tx):
             tx = Foreign(tx)
+        if isinstance(tx, Wrapper):
+            tx = Wrapped((tx,))
         if not isinstance(tx, Stage):
             raise TypeError(
                 f"chain: expected argument {position} to be a gradtx or Optax transformation, got {_what(tx)}"

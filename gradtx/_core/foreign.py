@@ -27,9 +27,11 @@ def update(stage: Any, updates: Any, state: Any, params: Any, extra: dict[str, A
         missing = _MISSING.search(str(error))
         if missing is None or missing[1] in extra:
             raise
-        name = missing[1]
-        near = difflib.get_close_matches(name, list(extra), n=1)
-        given = f"got {near[0]}=, did you mean {name}=?" if near else f"got {sorted(extra) or 'no keywords'}"
-        raise TypeError(
-            f"{stage!r} needs the keyword {name}=: call update(gradients, state, params, {name}=...); {given}"
-        ) from error
+        raise missing_keyword(repr(stage), missing[1], extra) from error
+
+
+def missing_keyword(owner: str, name: str, extra: dict[str, Any]) -> TypeError:
+    """The error for a required keyword that was not given, with the nearest one that was."""
+    near = difflib.get_close_matches(name, list(extra), n=1)
+    given = f"got {near[0]}=, did you mean {name}=?" if near else f"got {sorted(extra) or 'no keywords'}"
+    return TypeError(f"{owner} needs the keyword {name}=: call update(gradients, state, params, {name}=...); {given}")

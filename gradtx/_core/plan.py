@@ -28,11 +28,16 @@ class Segment:
     last: bool
 
 
+Selectors = tuple[tuple[Any, int], ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
     """What `init` and `update` need to know of a structure; made once, and cached.
 
-    `numeric` is the structure without masks, on which the numbers of a step do not depend; `kinds` caches leaf kinds.
+    `selectors` says for each stage in which groups it stands: pairs of the `groups` composite and the number of the
+    group. `numeric` is the structure without masks, on which the numbers of a step do not depend; `kinds` caches leaf
+    kinds.
     """
 
     stages: tuple[st.Stage, ...]
@@ -40,25 +45,41 @@ class Plan:
     segments: tuple[Segment, ...]
     clamp: bool
     masked: tuple[int, ...]
+    selectors: tuple[Selectors, ...]
     needs_params: tuple[str, ...]
-    keeps_moments: tuple[str, ...]
+    keeps_moments: tuple[int, ...]
     slot_names: tuple[frozenset[str], ...]
     numeric: Any
     kinds: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
 
 def linear(tx: Any) -> list[st.Stage]:
-    """The stages of a transformation in the order they run, scopes between markers."""
+    """The stages of a transformation in the order they run, scopes between markers, group after group."""
+    return [stage for stage, _ in placed(tx, ())]
+
+
+def placed(tx: Any, inside: Selectors) -> list[tuple[st.Stage, Selectors]]:
+    """The same with the groups that each stage stands in."""
     if tx.composite is None:
-        return [tx]
-    flat = [stage for part in tx.stages for stage in linear(part)]
+        return [(tx, inside)]
     if tx.composite == "chain":
-        return flat
-    return [st.enter_scope(_squares(tx.stages)), *flat, st.exit_scope()]
+        return [pair for part in tx.stages for pair in placed(part, inside)]
+    if tx.composite == "scope":
+        return _scoped(tx.stages, inside)
+    return [pair for i, part in enumerate(tx.stages) for pair in _scoped((part,), (*inside, (tx, i)))]
+
+
+def _scoped(stages: Any, inside: Selectors) -> list[tuple[st.Stage, Selectors]]:
+    flat = [pair for part in stages for pair in placed(part, inside)]
+    enter = st.enter_scope(_squares(stages))
+    return [(enter, inside), *flat, (st.exit_scope(), inside)]
 
 
 def _squares(stages: Any) -> bool:
-    return any(getattr(stage, "squares", False) for stage in stages)
+    """Whether a stage of this scope squares its gradient."""
+    return any(
+        _squares(stage.stages) if stage.composite == "chain" else getattr(stage, "squares", False) for stage in stages
+    )
 
 
 def label(stage: st.Stage) -> str:
@@ -71,16 +92,17 @@ def label(stage: st.Stage) -> str:
 def plan_for(treedef: Any) -> Plan:
     """The plan of every transformation with this structure."""
     tx = jax.tree.unflatten(treedef, [None] * treedef.num_leaves)
-    stages = tuple(linear(tx))
+    stages, selectors = zip(*placed(tx, ()), strict=True) if placed(tx, ()) else ((), ())
     _check_order(stages)
     return Plan(
         stages=stages,
         skeletons=tuple(map(skeleton, stages)),
         segments=tuple(_segments(stages)),
         clamp=_squares(tx.stages if tx.composite == "chain" else (tx,)),
-        masked=tuple(i for i, s in enumerate(stages) if type(s).applies is not st.Stage.applies),
+        masked=tuple(i for i, s in enumerate(stages) if selectors[i] or type(s).applies is not st.Stage.applies),
+        selectors=selectors,
         needs_params=tuple(label(s) for s in stages if "param" in s.requires),
-        keeps_moments=tuple(label(s) for s in stages if st.parameter_slots(s)),
+        keeps_moments=tuple(i for i, s in enumerate(stages) if st.leaf_slots(s)),
         slot_names=tuple(frozenset(slot.name for slot in s.slots()) for s in stages),
         numeric=jax.tree.structure(_without_masks(jax.tree.unflatten(treedef, [0.0] * treedef.num_leaves))),
     )
@@ -106,7 +128,7 @@ def skeleton(stage: st.Stage) -> st.Stage:
 
 def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:
     def kind(stage: st.Stage) -> Literal["leafwise", "treewise", "foreign"]:
-        if isinstance(stage, st.Foreign):
+        if isinstance(stage, st.Opaque):
             return "foreign"
         return "treewise" if isinstance(stage, st.Treewise) else "leafwise"
 
@@ -134,12 +156,14 @@ def _check_declarations(stage: st.Stage) -> None:
     if len(set(names)) != len(names):
         raise ValueError(f"{label(stage)}.slots: expected different names, got {names}")
     for slot in stage.slots():
-        if slot.role not in ("parameter", "scalar"):
+        if slot.role not in ("parameter", "factored", "scalar"):
             raise ValueError(
-                f"{label(stage)}: slot {slot.name!r}: expected role 'parameter' or 'scalar', got {slot.role!r}"
+                f"{label(stage)}: slot {slot.name!r}: expected role 'parameter', 'factored' or 'scalar', got {slot.role!r}"
             )
-        if slot.role == "parameter" and not isinstance(stage, st.Leafwise):
-            raise ValueError(f"{label(stage)}: slot {slot.name!r}: only a Leafwise stage can keep an array a parameter")
+        if callable(slot.shape) != (slot.role == "factored"):
+            raise ValueError(
+                f"{label(stage)}: slot {slot.name!r}: a 'factored' slot, and no other, has a function for its shape"
+            )
 
 
 _ESTIMATORS = {

@@ -22,7 +22,7 @@ from gradtx._core.plan import Plan, label, linear
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import Signal
 from gradtx._core.spec import fields_of, kind_of
-from gradtx._core.stages import Leafwise, Stage, Step, Treewise
+from gradtx._core.stages import Leafwise, Leaves, Stage, Step, Treewise
 
 Scalars = dict[str, jax.Array]
 
@@ -171,19 +171,23 @@ def leaf_program(
     signal: Signal,
     param: jax.Array | None,
     slots: tuple[dict[str, jax.Array], ...],
+    place: dict[str, jax.Array],
 ) -> tuple[Any, tuple[dict[str, jax.Array], ...]]:
     """One leaf through a run of leafwise stages.
 
     Adjacent estimators first accumulate, then emit from what was stored: a value that is stored is used as stored,
-    so that what a step used and what the next one reads are one array in memory.
+    so that what a step used and what the next one reads are one array in memory. `place`: for stages that draw random
+    numbers the step's `count` and the number of the `leaf`, else empty.
     """
     compute = kind.compute
     real = dtypes.real_dtype(compute)
 
     def decode(array: jax.Array) -> jax.Array:
-        return dtypes.cast(array, compute if jnp.iscomplexobj(array) else real)
+        return decoded(array, compute)
 
     numbers = [scalars.read(i, real) for i in range(len(kind.stages))]
+    for numbers_of_one in numbers:
+        vars(numbers_of_one).update(place)
     signal = signal.replace(
         update=dtypes.cast(signal.update, compute), param=None if param is None else dtypes.cast(param, compute)
     )
@@ -218,6 +222,13 @@ def leaf_program(
     return (signal if kind.keep else Signal(signal.update)), tuple(new_slots)
 
 
+def decoded(array: jax.Array, compute: np.dtype) -> jax.Array:
+    """A stored array in the dtype of the arithmetic; integers (random keys, say) as they are."""
+    if not dtypes.is_inexact(array.dtype):
+        return array
+    return dtypes.cast(array, compute if jnp.iscomplexobj(array) else dtypes.real_dtype(compute))
+
+
 def _check_slots(stage: Stage, new: Any, old: dict[str, jax.Array]) -> None:
     if not isinstance(new, dict) or set(new) != set(old):
         got = sorted(new) if isinstance(new, dict) else repr(new)
@@ -238,19 +249,71 @@ def _check_emitted(stage: Stage, new: Any, old: Signal) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@dataclasses.dataclass(frozen=True)
+class TreeKind:
+    """The static half of a treewise stage's program.
+
+    Attributes:
+        stage: the stage without its numbers.
+        dtypes: for each leaf the dtypes of the arithmetic and of the update that leaves the chain (None within it).
+        indices: which leaves of the tree.
+        treedef: the structure of the tree.
+        keep: whether later stages need more of the signals than their updates.
+        functions: the keywords that are functions.
+    """
+
+    stage: Treewise
+    dtypes: tuple[tuple[np.dtype, np.dtype | None], ...]
+    indices: tuple[int, ...]
+    treedef: Any
+    keep: bool
+    functions: tuple[tuple[str, Any], ...]
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def tree_program(
-    stage: Treewise, scalars: Numbers, updates: list[jax.Array], kinds: tuple[tuple[np.dtype, np.dtype | None], ...]
-) -> list[jax.Array]:
-    """All leaves through a treewise stage. `kinds`: for each leaf the dtypes of the arithmetic and of the result."""
-    updates = [dtypes.cast(u, compute) for u, (compute, _) in zip(updates, kinds, strict=True)]
-    has_complex = any(jnp.iscomplexobj(u) for u in updates)
+    kind: TreeKind,
+    scalars: Numbers,
+    signals: list[Signal],
+    params: list[jax.Array] | None,
+    slots: list[dict[str, jax.Array]],
+    memory: dict[str, jax.Array],
+    keywords: dict[str, Any],
+) -> tuple[list[Any], list[dict[str, jax.Array]], dict[str, jax.Array]]:
+    """All leaves through a treewise stage."""
+    stage = kind.stage
+    computes = [compute for compute, _ in kind.dtypes]
+    own: list[Any] = [None] * len(signals)
+    if params is not None:
+        own = [dtypes.cast(params[i], c) for i, c in zip(kind.indices, computes, strict=True)]
+    given = [
+        signal.replace(update=dtypes.cast(signal.update, c), param=p)
+        for signal, c, p in zip(signals, computes, own, strict=True)
+    ]
+    decoded_slots = [
+        {name: decoded(x, c) for name, x in group.items()} for group, c in zip(slots, computes, strict=True)
+    ]
+    leaves = Leaves(given, decoded_slots, memory, kind.indices, kind.treedef, params)
+    numbers = scalars.read(0, dtypes.scalar_dtype())
+    vars(numbers).update(keywords, **dict(kind.functions))
+    has_complex = any(jnp.issubdtype(c, jnp.complexfloating) for c in computes)
     with jax.numpy_dtype_promotion("standard") if has_complex else contextlib.nullcontext():
         with jax.named_scope(type(stage).__name__):
-            new = stage.update_tree(scalars.read(0, dtypes.scalar_dtype()), updates)
-    if [jnp.shape(u) for u in new] != [u.shape for u in updates]:
-        raise ValueError(
-            f"{label(stage)}.update_tree: expected updates of shapes {[u.shape for u in updates]}, "
-            f"got {[jnp.shape(u) for u in new]}"
-        )
-    return [u if out is None else dtypes.cast(u, out) for u, (_, out) in zip(new, kinds, strict=True)]
+            new = stage.update_leaves(numbers, leaves)
+    got, expected = [jnp.shape(s.update) for s in new.signals], [s.update.shape for s in signals]
+    if got != expected:
+        raise ValueError(f"{label(stage)}.update_leaves: expected updates of shapes {expected}, got {got}")
+    for old, after in zip(slots, new.slots, strict=True):
+        _check_slots(stage, after, old)
+    _check_slots(stage, new.memory, memory)
+    out: list[Any] = []
+    for signal, (_, dtype) in zip(new.signals, kind.dtypes, strict=True):
+        if dtype is not None:
+            out.append(dtypes.cast(signal.update, dtype))
+        else:
+            out.append(signal.replace(param=None) if kind.keep else Signal(signal.update))
+    stored = [
+        {name: dtypes.cast(after[name], x.dtype) for name, x in old.items()}
+        for old, after in zip(slots, new.slots, strict=True)
+    ]
+    return out, stored, {name: dtypes.cast(new.memory[name], x.dtype) for name, x in memory.items()}

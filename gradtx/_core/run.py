@@ -10,52 +10,80 @@ import optax
 
 from gradtx._core import foreign, program, trees
 from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
-from gradtx._core.plan import Plan, Segment, label, plan_for
+from gradtx._core.plan import Plan, Segment, label, linear, plan_for
 from gradtx._core.signal import Signal
-from gradtx._core.slots import State, scalar_like_parameters, slot_dtype, zeros_like_parameter
-from gradtx._core.stages import Foreign, Stage, parameter_slots
+from gradtx._core.slots import State, initial_array, scalar_like_parameters, slot_dtype
+from gradtx._core.stages import Opaque, Stage, Wrapped, leaf_slots
 
 
 def init(tx: Stage, params: Any) -> State:
     """The state of a chain for these parameters."""
     plan = plan_for(jax.tree.structure(tx))
     leaves, treedef = trees.flatten(params, "the parameter")
-    if plan.keeps_moments:
-        for i, leaf in enumerate(leaves):
-            if not is_inexact(leaf.dtype):
-                raise TypeError(
-                    f"leaf {trees.leaf_paths(params)[i]}: expected a floating or complex parameter, for which "
-                    f"{plan.keeps_moments[0]} can keep a moment, got {leaf.dtype}{list(leaf.shape)}; "
-                    "leave such leaves out (None), or mask them"
-                )
-    kept = tuple(_init_stage(stage, params, leaves, treedef) for stage in plan.stages)
+    acts = _where_stages_act(plan, params)
+    for i, leaf in enumerate(leaves):
+        if is_inexact(leaf.dtype):
+            continue
+        keeping = [k for k in plan.keeps_moments if acts.get(k) is None or acts[k][i]]  # type: ignore[index]
+        if keeping:
+            raise TypeError(
+                f"leaf {trees.leaf_paths(params)[i]}: expected a floating or complex parameter, for which "
+                f"{label(plan.stages[keeping[0]])} can keep a moment, got {leaf.dtype}{list(leaf.shape)}; "
+                "leave such leaves out (None), or mask them"
+            )
+    stages = _with_numbers(plan, tx)
+    kept = tuple(_init_stage(stage, params, leaves, treedef, acts.get(i)) for i, stage in enumerate(stages))
     return State(scalar_like_parameters(leaves, (), np.dtype(np.int32)), kept)
 
 
-def _init_stage(stage: Stage, params: Any, leaves: list[Any], treedef: Any) -> Any:
-    if isinstance(stage, Foreign):
-        return stage.transformation.init(params)
+def _init_stage(stage: Stage, params: Any, leaves: list[Any], treedef: Any, acts: list[bool] | None) -> Any:
+    if isinstance(stage, Opaque):
+        return stage.transformation.init(_only(treedef, leaves, acts) if acts is not None else params)
     slots = stage.slots()
     if not slots:
         return ()
     kept: dict[str, Any] = {}
-    applies = stage.applies(params)
     for slot in slots:
         if slot.role == "scalar":
+            assert not callable(slot.shape)
             kept[slot.name] = scalar_like_parameters(leaves, slot.shape, slot.dtype or scalar_dtype())
             continue
         arrays: list[Any] = []
         for i, leaf in enumerate(leaves):
-            if applies is not None and not applies[i]:
-                arrays.append(optax.MaskedNode())
-                continue
-            try:
-                dtype = slot_dtype(slot, np.dtype(leaf.dtype))
-            except TypeError as error:
-                raise TypeError(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error
-            arrays.append(zeros_like_parameter(leaf, dtype))
+            array = None
+            if acts is None or acts[i]:
+                try:
+                    array = initial_array(slot, leaf, slot_dtype(slot, np.dtype(leaf.dtype)))
+                except TypeError as error:
+                    raise TypeError(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error
+            arrays.append(optax.MaskedNode() if array is None else array)
         kept[slot.name] = jax.tree.unflatten(treedef, arrays)
     return kept
+
+
+def _where_stages_act(plan: Plan, params: Any) -> dict[int, list[bool] | None]:
+    """For each stage with a mask or in a group, whether it acts on each leaf."""
+    groups: dict[int, list[int]] = {}
+    acts: dict[int, list[bool] | None] = {}
+    for i in plan.masked:
+        here = plan.stages[i].applies(params)
+        for composite, number in plan.selectors[i]:
+            if id(composite) not in groups:
+                groups[id(composite)] = composite.assign(params)
+            inside = [group == number for group in groups[id(composite)]]
+            here = inside if here is None else [a and b for a, b in zip(here, inside, strict=True)]
+        acts[i] = here
+    return acts
+
+
+def _with_numbers(plan: Plan, tx: Stage) -> Any:
+    """The stages; those that a plan cannot call, since it knows no numbers, as they stand in `tx`."""
+    return linear(tx) if any(isinstance(stage, Wrapped) for stage in plan.stages) else plan.stages
+
+
+def _only(treedef: Any, leaves: list[Any], acts: list[bool]) -> Any:
+    """A tree with nothing where a stage does not act."""
+    return jax.tree.unflatten(treedef, [x if a else optax.MaskedNode() for x, a in zip(leaves, acts, strict=True)])
 
 
 class _Leaves(NamedTuple):
@@ -82,14 +110,25 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
         if memory:
             entry.update(memory)
 
+    acts = _where_stages_act(plan, updates if params is None else params)
     signals: list[Any] = [Signal(g, clamp=plan.clamp) for g in here.gradients]
     for number, segment in enumerate(plan.segments):
         if segment.kind == "leafwise":
-            signals = _run_leafwise(plan, number, scalars, here, params, signals, kept)
-        elif segment.kind == "treewise":
-            signals = _run_treewise(plan, segment, scalars, here, signals)
+            signals = _run_leafwise(plan, number, scalars, here, acts, signals, kept, state.count)
+            continue
+        (index,) = segment.indices
+        mine = acts.get(index)
+        chosen = [i for i in range(len(signals)) if mine is None or mine[i]]
+        if segment.kind == "treewise":
+            results = _run_treewise(plan, segment, scalars, here, chosen, signals, kept, extra)
         else:
-            signals = _run_foreign(plan, segment, here, params, signals, kept, extra)
+            stage = _with_numbers(plan, tx)[index]
+            results = _run_foreign(stage, segment, here, params, mine, signals, kept, index, extra)
+        for i in chosen:
+            signals[i] = results[i]
+        if segment.last and mine is not None:
+            signals = [s.update if isinstance(s, Signal) else s for s in signals]
+            signals = [s.astype(program.out_dtype(*here.dtypes(i))) for i, s in enumerate(signals)]
     if not plan.segments:
         signals = [g.astype(program.out_dtype(*here.dtypes(i))) for i, g in enumerate(here.gradients)]
     return jax.tree.unflatten(here.treedef, signals), State(count, tuple(kept))
@@ -112,7 +151,7 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
         got = f"one with {len(state.stages)} stages" if isinstance(state, State) else f"a {type(state).__name__}"
         raise ValueError(f"expected the state of a chain with {len(plan.stages)} stages, from its init; got {got}")
     for stage, entry, expected in zip(plan.stages, state.stages, plan.slot_names, strict=True):
-        if not isinstance(stage, Foreign) and (set(entry) if isinstance(entry, dict) else set()) != expected:
+        if not isinstance(stage, Opaque) and (set(entry) if isinstance(entry, dict) else set()) != expected:
             found = sorted(entry) if isinstance(entry, dict) else "nothing"
             raise ValueError(
                 f"{label(stage)}: expected the slots {sorted(expected)} in the state, got {found}; it was initialized for "
@@ -130,10 +169,23 @@ def _params_like(treedef: Any, updates: Any, params: Any) -> list[Any]:
 
 
 def _memory(stage: Stage, entry: Any) -> dict[str, Any]:
-    if not isinstance(entry, dict) or isinstance(stage, Foreign):
+    if not isinstance(entry, dict) or isinstance(stage, Opaque):
         return {}
-    mirrors = {slot.name for slot in parameter_slots(stage)}
+    mirrors = {slot.name for slot in leaf_slots(stage)}
     return {name: value for name, value in entry.items() if name not in mirrors}
+
+
+def _slots_of(plan: Plan, index: int, here: _Leaves, kept: list[Any]) -> dict[str, list[Any]]:
+    """The arrays that a stage keeps for the leaves, by name; `optax.MaskedNode()` where a leaf has none."""
+    return {
+        slot.name: trees.slot_leaves(here.treedef, kept[index][slot.name], slot, here.gradients, here.tree)
+        for slot in leaf_slots(plan.stages[index])
+    }
+
+
+def _of_leaf(slots: dict[str, list[Any]], leaf: int) -> dict[str, Any]:
+    found = {name: arrays[leaf] for name, arrays in slots.items()}
+    return {name: x for name, x in found.items() if not isinstance(x, optax.MaskedNode)}
 
 
 def _run_leafwise(
@@ -141,79 +193,117 @@ def _run_leafwise(
     number: int,
     scalars: Any,
     here: _Leaves,
-    params: Any,
+    acts: dict[int, list[bool] | None],
     signals: list[Any],
     kept: list[Any],
+    count: Any,
 ) -> list[Any]:
     segment = plan.segments[number]
-    slot_names = {i: [slot.name for slot in parameter_slots(plan.stages[i])] for i in segment.indices}
-    old = {
-        (i, name): trees.slot_leaves(here.treedef, kept[i][name], name, here.gradients, here.tree)
-        for i, names in slot_names.items()
-        for name in names
-    }
-    new: dict[tuple[int, str], list[Any]] = {key: [] for key in old}
-    applies = {
-        i: plan.stages[i].applies(here.tree if params is None else params) for i in plan.masked if i in slot_names
-    }
-    everywhere = tuple(i for i in segment.indices)
-    needs_param = any("param" in plan.stages[i].requires for i in segment.indices)
+    everywhere = tuple(segment.indices)
+    slots = {i: _slots_of(plan, i, here, kept) for i in everywhere}
+    masks = {i: acts[i] for i in everywhere if acts.get(i) is not None}
+    needs_param = any("param" in plan.stages[i].requires for i in everywhere)
+    draws = any(getattr(plan.stages[i], "randomized", False) for i in everywhere)
     numbers = {everywhere: scalars.of(everywhere)}
     out = []
     for leaf, signal in enumerate(signals):
         active = everywhere
-        if applies:
-            active = tuple(i for i in everywhere if applies.get(i) is None or applies[i][leaf])  # type: ignore[index]
+        if masks:
+            active = tuple(i for i in everywhere if i not in masks or masks[i][leaf])  # type: ignore[index]
             if active not in numbers:
                 numbers[active] = scalars.of(active)
         kind = program.leaf_kind(plan, number, active, *here.dtypes(leaf))
-        slots = tuple({name: old[i, name][leaf] for name in slot_names[i]} for i in active)
+        old = tuple(_of_leaf(slots[i], leaf) for i in active)
         param = here.params[leaf] if needs_param and here.params is not None else None
-        result, new_slots = program.leaf_program(kind, numbers[active], signal, param, slots)
+        place = {"count": count, "leaf": np.int32(leaf)} if draws else {}
+        result, new = program.leaf_program(kind, numbers[active], signal, param, old, place)
         out.append(result)
-        for i, group in zip(active, new_slots, strict=True):
+        for i, group in zip(active, new, strict=True):
             for name, array in group.items():
-                new[i, name].append(array)
-        for i in everywhere:
-            if i not in active:
-                for name in slot_names[i]:
-                    new[i, name].append(optax.MaskedNode())
-    for (i, name), arrays in new.items():
-        kept[i][name] = jax.tree.unflatten(here.treedef, arrays)
+                slots[i][name][leaf] = array
+    for i, arrays in slots.items():
+        for name, leaves in arrays.items():
+            kept[i][name] = jax.tree.unflatten(here.treedef, leaves)
     return out
 
 
-def _leaf_dtypes(segment: Segment, here: _Leaves) -> tuple[tuple[np.dtype, np.dtype | None], ...]:
-    rows = []
-    for i in range(len(here.gradients)):
+def _run_treewise(
+    plan: Plan,
+    segment: Segment,
+    scalars: Any,
+    here: _Leaves,
+    chosen: list[int],
+    signals: list[Any],
+    kept: list[Any],
+    extra: dict[str, Any],
+) -> dict[int, Any]:
+    (index,) = segment.indices
+    stage: Any = plan.skeletons[index]
+    for name in stage.keywords:
+        if name not in extra:
+            raise foreign.missing_keyword(label(plan.stages[index]), name, extra)
+    given = {name: extra[name] for name in stage.keywords}
+    dtypes = []
+    for i in chosen:
         param, grad = here.dtypes(i)
         out = program.out_dtype(param, grad) if segment.last else None
-        rows.append((compute_dtype(grad if param is None else param), out))
-    return tuple(rows)
-
-
-def _run_treewise(plan: Plan, segment: Segment, scalars: Any, here: _Leaves, signals: list[Any]) -> list[Any]:
-    (index,) = segment.indices
-    updates = program.tree_program(
-        plan.skeletons[index], scalars.of((index,)), [s.update for s in signals], _leaf_dtypes(segment, here)
+        dtypes.append((compute_dtype(grad if param is None else param), out))
+    kind = program.TreeKind(
+        stage,
+        tuple(dtypes),
+        tuple(chosen),
+        here.treedef,
+        segment.keep,
+        tuple((name, x) for name, x in given.items() if callable(x)),
     )
-    return updates if segment.last else [s.write(u) for s, u in zip(signals, updates, strict=True)]
+    slots = _slots_of(plan, index, here, kept)
+    memory = _memory(stage, kept[index])
+    results, new_slots, memory = program.tree_program(
+        kind,
+        scalars.of((index,)),
+        [signals[i] for i in chosen],
+        here.params if "param" in stage.requires else None,
+        [_of_leaf(slots, i) for i in chosen],
+        memory,
+        {name: x for name, x in given.items() if not callable(x)},
+    )
+    for i, group in zip(chosen, new_slots, strict=True):
+        for name, array in group.items():
+            slots[name][i] = array
+    for name, arrays in slots.items():
+        kept[index][name] = jax.tree.unflatten(here.treedef, arrays)
+    if memory:
+        kept[index].update(memory)
+    return dict(zip(chosen, results, strict=True))
 
 
 def _run_foreign(
-    plan: Plan, segment: Segment, here: _Leaves, params: Any, signals: list[Any], kept: list[Any], extra: dict[str, Any]
-) -> list[Any]:
-    (index,) = segment.indices
-    outgoing = [s.update.astype(program.out_dtype(*here.dtypes(i))) for i, s in enumerate(signals)]
-    result, kept[index] = foreign.update(
-        plan.stages[index], jax.tree.unflatten(here.treedef, outgoing), kept[index], params, extra
-    )
-    what = f"the update of {plan.stages[index]!r}"
-    updates = trees.flatten_like(here.treedef, here.tree, result, what, "the gradients")
-    for i, (new, old) in enumerate(zip(updates, outgoing, strict=True)):
+    stage: Any,
+    segment: Segment,
+    here: _Leaves,
+    params: Any,
+    acts: list[bool] | None,
+    signals: list[Any],
+    kept: list[Any],
+    index: int,
+    extra: dict[str, Any],
+) -> dict[int, Any]:
+    outgoing: list[Any] = [s.update.astype(program.out_dtype(*here.dtypes(i))) for i, s in enumerate(signals)]
+    treedef, tree = here.treedef, here.tree
+    if acts is not None:
+        tree = _only(treedef, here.gradients, acts)
+        if params is not None:
+            assert here.params is not None
+            params = _only(treedef, here.params, acts)
+        outgoing, treedef = [x for x, a in zip(outgoing, acts, strict=True) if a], jax.tree.structure(tree)
+    result, kept[index] = foreign.update(stage, jax.tree.unflatten(treedef, outgoing), kept[index], params, extra)
+    what = f"the update of {stage!r}"
+    updates = trees.flatten_like(treedef, tree, result, what, "the gradients")
+    chosen = [i for i in range(len(signals)) if acts is None or acts[i]]
+    for i, new, old in zip(chosen, updates, outgoing, strict=True):
         if new.shape != old.shape or not is_inexact(new.dtype):
             raise ValueError(
                 f"leaf {trees.leaf_paths(here.tree)[i]}: expected {what} to be a floating array of shape {old.shape}, "
                 f"got {new.dtype}{list(new.shape)}"
             )
-    return updates if segment.last else [s.write(u) for s, u in zip(signals, updates, strict=True)]
+    return {i: update if segment.last else signals[i].write(update) for i, update in zip(chosen, updates, strict=True)}

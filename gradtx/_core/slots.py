@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,17 +19,28 @@ class Slot:
 
     Attributes:
         name: the field's name for it (`mu`, `nu`, ...).
-        role: `"parameter"`: one array for every parameter, of its shape and sharding; `"scalar"`: one for the chain.
+        role: `"parameter"`: one array for every parameter, of its shape and sharding; `"factored"`: one for every
+            parameter, of a shape that follows from the parameter's; `"scalar"`: one for the chain.
         dtype: the dtype it is stored in; None is the dtype of the arithmetic (float32, or float64 for float64).
         real: whether it is real also for complex parameters.
-        shape: the shape of a `"scalar"` slot.
+        shape: the shape of a `"scalar"` slot; of a `"factored"` one a function from the parameter's shape to the
+            slot's, or to None for a parameter that has no such slot.
+        initial: what a `"parameter"` slot starts as: zeros, or a copy of the parameter.
     """
 
     name: str
-    role: Literal["parameter", "scalar"] = "parameter"
+    role: Literal["parameter", "factored", "scalar"] = "parameter"
     dtype: np.dtype | None = None
     real: bool = False
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] | Callable[[tuple[int, ...]], tuple[int, ...] | None] = ()
+    initial: Literal["zeros", "parameter"] = "zeros"
+
+    def shape_for(self, param_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape of this slot's array for a parameter; None: it has none."""
+        if self.role == "parameter":
+            return tuple(param_shape)
+        assert callable(self.shape)
+        return self.shape(tuple(param_shape))
 
 
 class State(NamedTuple):
@@ -59,6 +71,25 @@ def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype:
             f"losing its imaginary part; expected a complex dtype, or None for {compute.name}"
         )
     return slot.dtype
+
+
+def initial_array(slot: Slot, param: Any, dtype: np.dtype) -> Any:
+    """What a slot holds for one parameter before the first step; None where it has no such slot."""
+    shape = slot.shape_for(jnp.shape(param))
+    if shape is None:
+        return None
+    if slot.role == "factored":
+        return scalar_like_parameters([param], shape, dtype)
+    if slot.initial == "parameter":
+        return _copy(param, dtype)
+    return zeros_like_parameter(param, dtype)
+
+
+def _copy(param: Any, dtype: np.dtype) -> jax.Array:
+    """A parameter in its own buffer, which donating one of the two leaves alone."""
+    if isinstance(param, jax.ShapeDtypeStruct):
+        return zeros_like_parameter(param, dtype)
+    return jnp.copy(param) if param.dtype == dtype else jnp.asarray(param).astype(dtype)
 
 
 def zeros_like_parameter(param: Any, dtype: np.dtype) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradtx._core.hyperparameters import Decay
+from gradtx._core.hyperparameters import Decay, stage_field
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
@@ -63,10 +64,11 @@ class Stage(Transform):
     Attributes:
         requires: what must be known when this stage runs: `"first"`, `"second"` (a moment estimated before it in its
             scope), `"param"` (the parameters).
+        composite: how the stages in it are arranged, if it is made of stages.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
-    composite: ClassVar[Literal["chain", "scope"] | None] = None
+    composite: ClassVar[Literal["chain", "scope", "groups"] | None] = None
 
     def init(self, params: Any) -> Any:  # type: ignore[override]
         return _run().init(self, params)
@@ -100,11 +102,14 @@ class Leafwise(Stage):
         estimates: the moment of the *gradient* that this stage estimates, if it does: `"first"` or `"second"`.
         squares: whether it squares the gradient, which is then kept from overflowing for the whole scope.
         writes: whether it replaces `update`.
+        randomized: whether `s` is to hold `count` and `leaf` (int32 scalars: completed steps, the leaf's index in the
+            tree), from which random bits follow.
     """
 
     estimates: ClassVar[Literal["first", "second"] | None] = None
     squares: ClassVar[bool] = False
     writes: ClassVar[bool] = True
+    randomized: ClassVar[bool] = False
 
     def check_place(self, before: dict[str, Any]) -> None:
         """Raise if this stage makes no sense behind those before it in its scope; record what it adds.
@@ -122,15 +127,85 @@ class Leafwise(Stage):
         return signal
 
 
+@dataclasses.dataclass(frozen=True)
+class Leaves:
+    """All leaves that a treewise stage acts on, in the order of the tree; the lists have one entry a leaf.
+
+    Attributes:
+        signals: what flows, with `param` set if the stage requires it. Arrays are float32 or wider.
+        slots: the stage's arrays for each leaf, by name.
+        memory: its `"scalar"` slots.
+        indices: the position of each leaf among all leaves of the tree.
+        treedef: the structure of the whole tree.
+        everything: all parameters, as they came, if the stage requires them; also of leaves it does not act on.
+    """
+
+    signals: list[Signal]
+    slots: list[dict[str, jax.Array]]
+    memory: dict[str, jax.Array]
+    indices: tuple[int, ...]
+    treedef: Any
+    everything: list[Any] | None = None
+
+    def with_updates(self, updates: list[jax.Array]) -> Leaves:
+        """The same with other updates."""
+        return self.replace(signals=[s.write(u) for s, u in zip(self.signals, updates, strict=True)])
+
+    def replace(self, **changes: Any) -> Leaves:
+        """The same with other fields."""
+        return dataclasses.replace(self, **changes)
+
+
 class Treewise(Stage):
-    """A stage that needs all leaves at once."""
+    """A stage that needs all leaves at once.
+
+    Override `update_tree` for what only changes the updates, or `update_leaves` for what keeps slots, needs the
+    parameters (`requires = ("param",)`) or more of the signal.
+
+    Attributes:
+        keywords: the keywords of `update` that it needs; `s` holds them by name. Arrays are traced, functions static.
+    """
+
+    keywords: ClassVar[tuple[str, ...]] = ()
 
     def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
         """The new updates, in the order of the old."""
         raise NotImplementedError
 
+    def update_leaves(self, s: SimpleNamespace, leaves: Leaves) -> Leaves:
+        """The leaves after this stage: with new signals, slots and memory."""
+        updates = [signal.update for signal in leaves.signals]
+        new = self.update_tree(s, updates)
+        if [jnp.shape(u) for u in new] != [u.shape for u in updates]:
+            raise ValueError(
+                f"{type(self).__name__}.update_tree: expected updates of shapes {[u.shape for u in updates]}, "
+                f"got {[jnp.shape(u) for u in new]}"
+            )
+        return leaves.with_updates(new)
 
-class Foreign(Stage):
+
+class Opaque(Stage):
+    """A stage with an `init` and `update` of its own, which the chain calls with trees.
+
+    Attributes:
+        transformation: what it calls.
+    """
+
+
+class Wrapped(Opaque):
+    """A gradtx transformation around a whole chain (`accumulate_gradients(...)`) as one stage of another."""
+
+    transforms: tuple[Any, ...] = stage_field()
+
+    @property
+    def transformation(self) -> Any:
+        return self.transforms[0]
+
+    def _expression(self) -> str:
+        return repr(self.transforms[0])
+
+
+class Foreign(Opaque):
     """An Optax transformation as a stage. Compares by identity: its closures show nothing else."""
 
     transformation: Any
@@ -166,8 +241,9 @@ def is_foreign(tx: Any) -> bool:
     return not isinstance(tx, Transform) and isinstance(tx, optax.GradientTransformation)
 
 
-def parameter_slots(stage: Stage) -> tuple[Slot, ...]:
-    return tuple(slot for slot in stage.slots() if slot.role == "parameter")
+def leaf_slots(stage: Stage) -> tuple[Slot, ...]:
+    """The slots that have one array a leaf."""
+    return tuple(slot for slot in stage.slots() if slot.role != "scalar")
 
 
 def slot_storage(dtype: Any, owner: Any, field: str) -> np.dtype | None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import optax
 
 from gradtx._core import addresses
+from gradtx._core.hyperparameters import stage_field
 from gradtx._core.spec import Spec
 
 
@@ -86,6 +87,29 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
         self, **changes: Any
     ) -> optax.GradientTransformationExtraArgs:  # namedtuple's, as Optax's users know it
         return optax.GradientTransformationExtraArgs(*self)._replace(**changes)
+
+
+class Wrapper(Transform):
+    """A transformation around another, with a state of its own; in a `chain` it is one stage.
+
+    Attributes:
+        transforms: the transformation inside, as a tuple of one.
+    """
+
+    transforms: tuple[Any, ...] = stage_field()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (tx,) = self.transforms
+        if not isinstance(tx, Transform):
+            raise TypeError(
+                f"{type(self).__name__}: expected a gradtx transformation, got {tx!r}; wrap Optax's: chain(tx)"
+            )
+
+    @property
+    def tx(self) -> Any:
+        """The transformation inside."""
+        return self.transforms[0]
 
 
 def named(name: str, tx: Any) -> Any:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._core.slots import Slot
+
 TreeDef = Any
 
 
@@ -111,8 +113,9 @@ def check_gradient(gradient: Any, param: Any, tree: Any, index: int) -> None:
         raise TypeError(f"leaf {leaf_paths(tree)[index]}: expected a real gradient for {param.dtype}, got {dtype}")
 
 
-def slot_leaves(treedef: TreeDef, tree: Any, name: str, leaves: list[Any], reference: Any) -> list[Any]:
+def slot_leaves(treedef: TreeDef, tree: Any, slot: Slot, leaves: list[Any], reference: Any) -> list[Any]:
     """A slot's arrays in the order of the leaves; `optax.MaskedNode()` where a leaf has none."""
+    name = slot.name
     try:
         arrays = treedef.flatten_up_to(tree)
     except (ValueError, TypeError) as error:
@@ -121,9 +124,11 @@ def slot_leaves(treedef: TreeDef, tree: Any, name: str, leaves: list[Any], refer
             + _structure_message(reference, tree, f"state slot {name!r}", "the gradients")
         ) from error
     for i, (array, leaf) in enumerate(zip(arrays, leaves, strict=True)):
-        if hasattr(array, "shape") and array.shape != leaf.shape:
+        expected = slot.shape_for(leaf.shape)
+        if hasattr(array, "shape") and array.shape != expected:
+            needs = "" if slot.role == "parameter" else f", which needs {expected}"
             raise ValueError(
-                f"leaf {leaf_paths(reference)[i]}: state slot {name!r} has shape {array.shape}, "
-                f"the gradient has {leaf.shape}; was the state initialized for other parameters?"
+                f"leaf {leaf_paths(reference)[i]}: state slot {name!r} has shape {array.shape}, the gradient has "
+                f"{leaf.shape}{needs}; was the state initialized for other parameters?"
             )
     return arrays
