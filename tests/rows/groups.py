@@ -39,8 +39,9 @@ ROWS = [
     ),
     Row(
         "freeze",
-        lambda: gradtx.by_path({"**/bias": "frozen", "**": gradtx.sgd(0.1)}),
+        lambda learning_rate: gradtx.by_path({"**/bias": "frozen", "**": gradtx.sgd(learning_rate)}),
         None,
-        {},
+        {"learning_rate": 0.2},
+        {"learning_rate": 0.1},
     ),
 ]
