@@ -26,12 +26,21 @@ from gradtx._groups import freeze as freeze
 from gradtx._inject import inject_hyperparams as inject_hyperparams
 
 # Optimizers
+from gradtx._optimizers.adadelta import adadelta as adadelta
 from gradtx._optimizers.adagrad import adagrad as adagrad
 from gradtx._optimizers.adam import adam as adam
 from gradtx._optimizers.adam import adamw as adamw
 from gradtx._optimizers.averaging import ema as ema
+from gradtx._optimizers.layerwise import fromage as fromage
+from gradtx._optimizers.layerwise import lamb as lamb
+from gradtx._optimizers.layerwise import lars as lars
+from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
 from gradtx._optimizers.sgd import sgd as sgd
+from gradtx._optimizers.signs import lion as lion
+from gradtx._optimizers.signs import rprop as rprop
+from gradtx._optimizers.signs import sign_sgd as sign_sgd
+from gradtx._optimizers.signs import signum as signum
 
 # Primitives: estimators
 from gradtx._primitives.bias_correction import bias_correction as bias_correction
@@ -40,21 +49,33 @@ from gradtx._primitives.bias_correction import bias_correction as bias_correctio
 from gradtx._primitives.clipping import clip as clip
 from gradtx._primitives.clipping import clip_by_global_norm as clip_by_global_norm
 from gradtx._primitives.clipping import global_norm as global_norm
+
+# Primitives: scaling
+from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
+
+# Primitives: momentum
+from gradtx._primitives.interpolation import interpolate as interpolate
+
+# Primitives: by the norms of a leaf
+from gradtx._primitives.layerwise import clip_by_block_rms as clip_by_block_rms
+from gradtx._primitives.layerwise import scale_by_param_block_norm as scale_by_param_block_norm
+from gradtx._primitives.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
+from gradtx._primitives.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
+from gradtx._primitives.layerwise import shrinking_step as shrinking_step
 from gradtx._primitives.moments import ema_centered_moment as ema_centered_moment
 from gradtx._primitives.moments import ema_first_moment as ema_first_moment
 from gradtx._primitives.moments import ema_second_moment as ema_second_moment
 from gradtx._primitives.moments import sum_of_squares as sum_of_squares
-
-# Primitives: momentum
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
-
-# Primitives: scaling
+from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
 from gradtx._primitives.scaling import identity as identity
 from gradtx._primitives.scaling import scale as scale
 from gradtx._primitives.scaling import scale_by_learning_rate as scale_by_learning_rate
 from gradtx._primitives.scaling import scale_by_rms as scale_by_rms
 from gradtx._primitives.scaling import scale_by_schedule as scale_by_schedule
+from gradtx._primitives.scaling import scale_by_sign as scale_by_sign
 
 # Primitives: weight decay
 from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_weights

@@ -216,7 +216,8 @@ def test_extreme_gradients(name, keywords):
             np.testing.assert_array_equal(found == 0, rounded[:, i] == 0, err_msg=case)  # still only if that is right
             if scale == "tiny" and keywords == {"eps": 0.0} and name != "adagrad" and dtype != jnp.float16:
                 # The squares underflow to 0: a quotient is then 1 instead of a root of weights.
-                assert ((found / expected > 0.1) & (found / expected < 10)).all(), (case, found / expected)
+                ratio = found[expected != 0] / expected[expected != 0]
+                assert ((ratio > 0.1) & (ratio < 10)).all(), (case, ratio)
             else:
                 info = jnp.finfo(dtype)
                 tolerance = {"rtol": max(float(info.eps), 2e-6), "atol": float(info.smallest_subnormal)}
@@ -239,7 +240,7 @@ def test_one_huge_gradient_freezes_nothing(name):
             found = np.asarray(updates[size], np.float64)
             expected = exact_series(name, keywords, grads[size], params[size])
             assert np.isfinite(found).all()
-            assert (found[-1] != 0).all()
+            assert ((found[-1] != 0) | (expected[-1] == 0)).all()
             for t in [*range(8, 14), steps - 1]:
                 atol = 1e-5 * np.abs(expected[t]).max()
                 at = f"{size} at step {t + 1}"

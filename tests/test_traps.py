@@ -48,7 +48,8 @@ def test_6_global_norm_is_summed_in_float32():
 
 
 @pytest.mark.parametrize(
-    ("value", "size", "dtype"), [(30.0, 1000, jnp.float16), (1e20, 4, jnp.float32), (3e38, 5, jnp.float32)]
+    ("value", "size", "dtype"),
+    [(30.0, 1000, jnp.float16), (1e20, 4, jnp.float32), (3e38, 5, jnp.float32), (1e30, 1, jnp.float32)],
 )
 def test_6_large_norms_do_not_overflow(value, size, dtype):
     g = jnp.full(size, value, dtype)

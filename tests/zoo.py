@@ -4,13 +4,15 @@ To add an optimizer, add a row to its family in `rows/`; the contracts of test_c
 the others keep.
 """
 
-from rows import classics, groups, primitives
+from rows import classics, groups, layerwise, primitives, signs
 from rows.row import Row
 
 __all__ = ["BY_NAME", "OPTIMIZERS", "PRIMITIVES", "ZOO", "Row"]
 
 OPTIMIZERS = [
     *classics.ROWS,
+    *layerwise.ROWS,
+    *signs.ROWS,
 ]
 PRIMITIVES = [
     *primitives.ROWS,

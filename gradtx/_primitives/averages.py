@@ -64,6 +64,16 @@ def average(step: Step, decay: Any, *, unit_gain: bool = False) -> tuple[dict[st
     return {"rate": rate, "weight": weight, "left": left, "retain": 1 - complement, "gain": gain}, memory
 
 
+def weight_before(step: Step, decay: Any) -> jax.Array:
+    """The total weight of an exponential moving average before this step, $w_{t-1}$; see `average`."""
+    if isinstance(decay, Schedule):
+        high, low, _ = step.memory[WEIGHT]
+        return high + low
+    complement = step.complement(decay)
+    largest = 1 - np.finfo(complement.dtype).epsneg
+    return -jnp.expm1((step.t - 1) * jnp.log1p(-jnp.minimum(complement, largest)))
+
+
 def towards(mean: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
     """`mean + rate * (x - mean)`, started from whichever of the two weighs more: `x` itself where the rate is 1."""
     mostly_x = rate > 0.5

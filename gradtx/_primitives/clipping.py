@@ -12,6 +12,7 @@ from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_sqrt, square
 from gradtx._core.stages import Leafwise, Treewise
+from gradtx._primitives.norms import sum_of_scaled_squares
 
 
 class clip(Leafwise):
@@ -93,7 +94,7 @@ def scaled_norm(arrays: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """
     shrink = 2.0**-96  # the square of the largest float32, shrunk, leaves room for 2**64 elements
     plain = [jnp.sum(square(x)) for x in arrays]
-    shrunk = [jnp.sum(square(x * jnp.asarray(shrink, jnp.finfo(x.dtype).dtype))) for x in arrays]
+    shrunk = [sum_of_scaled_squares(x, jnp.asarray(shrink, jnp.finfo(x.dtype).dtype)) for x in arrays]
     zero = jnp.zeros((), scalar_dtype())
     total, scaled = (sum((p.astype(zero.dtype) for p in parts), start=zero) for parts in (plain, shrunk))
     finite = jnp.isfinite(total)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_divide
@@ -97,6 +98,20 @@ class scale_by_schedule(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return signal.write(signal.update * s.step_size_fn)
+
+
+class scale_by_sign(Leafwise):
+    r"""Replace the update by its sign: $u \leftarrow u / |u|$, and 0 where it is 0. NaN stays NaN.
+
+    State:
+        none.
+
+    Source:
+        Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems", arXiv:1802.04434, Algorithm 1.
+    """
+
+    def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
+        return signal.write(jnp.sign(signal.update))
 
 
 class identity(Leafwise):

@@ -5,11 +5,15 @@ returns what to add to the parameter. Arguments are named as gradtx and Optax na
 its oracle from its own keywords. 0/0 is 0: no gradient, no update.
 """
 
+from reference.adadelta import AdaDelta
 from reference.adagrad import AdaGrad
 from reference.adam import Adam, AdamL2, AdamW
 from reference.ema import EMA
+from reference.layerwise import LAMB, LARS, Fromage
+from reference.optimistic import OptimisticGradientDescent
 from reference.rmsprop import RMSProp
 from reference.sgd import SGD
+from reference.signs import Lion, Rprop, SignSGD, Signum
 
 __all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "RMSProp"]
 
@@ -20,7 +24,16 @@ ORACLES = {
     "sgd_momentum": SGD,
     "sgd_nesterov": SGD,
     "sgd_ema": SGD,
+    "adadelta": AdaDelta,
     "adagrad": AdaGrad,
+    "optimistic_gradient_descent": OptimisticGradientDescent,
+    "sign_sgd": SignSGD,
+    "signum": Signum,
+    "lion": Lion,
+    "rprop": Rprop,
+    "lars": LARS,
+    "lamb": LAMB,
+    "fromage": Fromage,
     "rmsprop": RMSProp,
     "rmsprop_centered_momentum": RMSProp,
     "adam": Adam,

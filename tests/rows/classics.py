@@ -39,6 +39,21 @@ ROWS = [
         {"learning_rate": 0.1},
     ),
     Row(
+        "adadelta",
+        gradtx.adadelta,
+        optax.adadelta,
+        {"learning_rate": 0.2, "rho": 0.5, "eps": 1e-2, "weight_decay": 0.2, "weight_decay_mask": matrices_only},
+        {"learning_rate": 0.1, "weight_decay": 0.1},
+        no_complex="Optax squares complex gradients without their modulus",
+    ),
+    Row(
+        "optimistic_gradient_descent",
+        gradtx.optimistic_gradient_descent,
+        optax.optimistic_gradient_descent,
+        {"learning_rate": 0.2, "alpha": 0.5, "beta": 0.5},
+        {"learning_rate": 0.1},
+    ),
+    Row(
         "rmsprop",
         gradtx.rmsprop,
         optax.rmsprop,

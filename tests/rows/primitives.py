@@ -63,7 +63,14 @@ ROWS = [
         {"step_size_fn": gradtx.schedules.linear_schedule(0.1, 1.0, 3)},
         {"step_size_fn": gradtx.schedules.linear_schedule(0.1, 1.0, 5)},
     ),
-    Row("clip", gradtx.clip, optax.clip, {"max_delta": 0.1}, {"max_delta": 0.5}),
+    Row(
+        "clip",
+        gradtx.clip,
+        optax.clip,
+        {"max_delta": 0.1},
+        {"max_delta": 0.5},
+        no_complex="complex numbers have no order",
+    ),
     Row(
         "clip_by_global_norm",
         gradtx.clip_by_global_norm,
@@ -71,6 +78,25 @@ ROWS = [
         {"max_norm": 0.1},
         {"max_norm": 0.5},
     ),
+    Row(
+        "scale_by_trust_ratio",
+        lambda **kw: gradtx.chain(gradtx.scale_by_trust_ratio(**kw), gradtx.scale(-0.1)),
+        lambda mask=True, **kw: optax.chain(optax.masked(optax.scale_by_trust_ratio(**kw), mask), optax.scale(-0.1)),
+        {"min_norm": 2.0, "trust_coefficient": 0.5, "eps": 0.1, "mask": matrices_only},
+    ),
+    Row(
+        "scale_by_param_block_norm",
+        lambda **kw: gradtx.chain(gradtx.scale_by_param_block_norm(**kw), gradtx.scale(-0.1)),
+        lambda **kw: optax.chain(optax.scale_by_param_block_norm(**kw), optax.scale(-0.1)),
+        {"min_scale": 2.0},
+    ),
+    Row(
+        "scale_by_param_block_rms",
+        lambda **kw: gradtx.chain(gradtx.scale_by_param_block_rms(**kw), gradtx.scale(-0.1)),
+        lambda **kw: optax.chain(optax.scale_by_param_block_rms(**kw), optax.scale(-0.1)),
+        {"min_scale": 2.0},
+    ),
+    Row("clip_by_block_rms", gradtx.clip_by_block_rms, optax.clip_by_block_rms, {"threshold": 0.1}, {"threshold": 0.5}),
     Row("identity", gradtx.identity, optax.identity, {}),
     Row(
         "scope",

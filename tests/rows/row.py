@@ -20,6 +20,9 @@ class Row:
         arguments: every argument with a value that must make a difference to 5 steps (the sensitivity test).
         base: the keywords of the ordinary instance.
         needs: keyword arguments that an argument's sensitivity presupposes: `{argument: {other: value}}`.
+        hidden: arguments that change the state alone, and why.
+        no_complex: why complex leaves are not compared with Optax, if they are not.
+        shape: of the leaf on which its oracle is tried.
     """
 
     name: str
@@ -28,6 +31,9 @@ class Row:
     arguments: dict[str, Any]
     base: dict[str, Any] = dataclasses.field(default_factory=dict)
     needs: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    hidden: dict[str, str] = dataclasses.field(default_factory=dict)
+    no_complex: str = ""
+    shape: tuple[int, ...] = (6,)
 
     def build(self, **changes: Any) -> Any:
         """The transformation with some arguments changed."""

@@ -1,0 +1,43 @@
+"""AdaDelta."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradtx._core.chain import Chain, chain
+from gradtx._primitives.deltas import scale_by_delta_rms
+from gradtx._primitives.moments import ema_second_moment
+from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
+from gradtx._primitives.weight_decay import add_decayed_weights
+
+
+def adadelta(
+    learning_rate: Any = None,
+    rho: Any = 0.9,
+    eps: Any = 1e-6,
+    weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
+) -> Chain:
+    """AdaDelta: the gradient over its root mean square, times the root mean square of the updates so far.
+
+    Args:
+        learning_rate: a number or a schedule; None is the paper's 1.0.
+        rho: the decay of both averages, in [0, 1), may be a schedule.
+        eps: added inside both roots, >= 0; the size of the first steps.
+        weight_decay: added to the gradient (L2), >= 0, a number or a schedule.
+        weight_decay_mask: which leaves decay; see `add_decayed_weights`.
+
+    Returns:
+        `chain(add_decayed_weights(...), ema_second_moment(rho), scale_by_rms(eps=0, eps_root=eps),
+        scale_by_delta_rms(rho, eps), scale_by_learning_rate(learning_rate))`.
+
+    Source:
+        Zeiler, arXiv:1212.5701, Algorithm 1.
+    """
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        ema_second_moment(rho),
+        scale_by_rms(eps=0.0, eps_root=eps),
+        scale_by_delta_rms(rho, eps),
+        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
+    )

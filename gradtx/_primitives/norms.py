@@ -1,0 +1,42 @@
+"""Norms of one leaf, that neither overflow nor underflow where the leaf does not."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._core.signal import safe_sqrt, square
+
+
+def leaf_norm(x: jax.Array) -> jax.Array:
+    """The Euclidean norm of an array of float32 or wider: a real scalar, 0 for an empty array.
+
+    The squares are summed at three scales, each for the range where the others over- or underflow: Blue's algorithm
+    (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array.
+    """
+    real = jnp.finfo(x.dtype)
+    reach = real.maxexp * 3 // 4  # 96 for float32: the largest and the smallest normal number have a square there
+    one, shrink, grow = (jnp.asarray(2.0**e, real.dtype) for e in (0, -reach, reach))
+    plain = jnp.sum(square(x))
+    shrunk = sum_of_scaled_squares(x, shrink)
+    grown = sum_of_scaled_squares(x, grow)
+    large, small = jnp.isinf(plain), plain < 2.0 ** -(reach * 3 // 4)  # where squares that underflowed are missed
+    unit = jnp.where(large, shrink, jnp.where(small, grow, one))
+    return safe_sqrt(jnp.where(large, shrunk, jnp.where(small, grown, plain))) / unit
+
+
+def sum_of_scaled_squares(x: jax.Array, unit: jax.Array) -> jax.Array:
+    """The sum of the squares of `x * unit`, over the elements beyond 1 if the unit shrinks them, else over those within.
+
+    The others would add nothing. Selecting between product and square keeps XLA from making `x**2 * unit**2` of it,
+    which is NaN where the square of the unit is infinite.
+    """
+    parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
+    within = [jnp.abs(part) <= 1 for part in parts]  # false for NaN, which then stays in the larger sum
+    chosen = [jnp.where(w == (unit > 1), part * unit, 0) for w, part in zip(within, parts, strict=True)]
+    return sum((jnp.sum(jnp.square(part)) for part in chosen), start=jnp.zeros((), unit.dtype))
+
+
+def leaf_rms(x: jax.Array) -> jax.Array:
+    """The root mean square of an array: `leaf_norm` divided by the root of its size; 0 for an empty array."""
+    return leaf_norm(x) / max(x.size, 1) ** 0.5
