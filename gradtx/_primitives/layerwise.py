@@ -148,7 +148,7 @@ class shrinking_step(Leafwise):
     requires: ClassVar[tuple[str, ...]] = ("param",)
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        longer = 1 + s.learning_rate * s.learning_rate
-        root = jnp.sqrt(longer)
+        squared = s.learning_rate * s.learning_rate
+        root = jnp.sqrt(1 + squared)
         step = (s.learning_rate / root) * signal.update
-        return signal.write(-(step + ((longer - 1) / (longer + root)) * signal.param))
+        return signal.write(-(step + (squared / (1 + squared + root)) * signal.param))
