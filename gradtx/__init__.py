@@ -34,6 +34,7 @@ from gradtx._optimizers.averaging import ema as ema
 from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
 from gradtx._optimizers.layerwise import lars as lars
+from gradtx._optimizers.lookahead import lookahead as lookahead
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
 from gradtx._optimizers.sgd import sgd as sgd
@@ -69,7 +70,15 @@ from gradtx._primitives.moments import sum_of_squares as sum_of_squares
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
 from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+
+# Primitives: second sequences of parameters
+from gradtx._primitives.parameter_averages import average_parameters as average_parameters
+from gradtx._primitives.parameter_averages import averaged_parameters as averaged_parameters
+from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters
+from gradtx._primitives.parameter_averages import synchronize_slow_weights as synchronize_slow_weights
 from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
+
+# Primitives: scaling
 from gradtx._primitives.scaling import identity as identity
 from gradtx._primitives.scaling import scale as scale
 from gradtx._primitives.scaling import scale_by_learning_rate as scale_by_learning_rate
@@ -80,5 +89,17 @@ from gradtx._primitives.scaling import scale_by_sign as scale_by_sign
 # Primitives: weight decay
 from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_weights
 from gradtx._primitives.weight_decay import decoupled_weight_decay as decoupled_weight_decay
+
+# Wrappers
+from gradtx._wrappers.accumulation import AccumulateState as AccumulateState
+from gradtx._wrappers.accumulation import accumulate_gradients as accumulate_gradients
+from gradtx._wrappers.accumulation import has_updated as has_updated
+from gradtx._wrappers.loss_scaling import LossScaleState as LossScaleState
+from gradtx._wrappers.loss_scaling import dynamic_loss_scale as dynamic_loss_scale
+from gradtx._wrappers.loss_scaling import loss_scale as loss_scale
+from gradtx._wrappers.restarts import RestartState as RestartState
+from gradtx._wrappers.restarts import restart_every as restart_every
+from gradtx._wrappers.skipping import SkipState as SkipState
+from gradtx._wrappers.skipping import skip_nonfinite as skip_nonfinite
 
 __version__ = "0.1.0"

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gradtx
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -66,3 +68,23 @@ def run_same(tx: Any, tree: Any, grads: Any, steps: int) -> tuple[Any, Any]:
     for _ in range(steps):
         updates, state = update(grads, state, tree)
     return updates, state
+
+
+def counts(state: Any) -> list[jax.Array]:
+    """The step counts of all chains in a state, from the outside in."""
+    return [chain.count for chain in chains(state)]
+
+
+def slots(state: Any) -> list[tuple[str, Any]]:
+    """The slots of all chains in a state, by name."""
+    return [(name, s) for chain in chains(state) for e in chain.stages if isinstance(e, dict) for name, s in e.items()]
+
+
+def chains(state: Any) -> list[gradtx.State]:
+    """The states of all chains in a state, wrappers' too, from the outside in."""
+    found = [x for x in jax.tree.leaves(state, is_leaf=_is_chain) if _is_chain(x)]
+    return [x for chain in found for x in (chain, *chains(chain.stages))]
+
+
+def _is_chain(x: Any) -> bool:
+    return isinstance(x, gradtx.State)

@@ -186,8 +186,10 @@ def exact_series(name, keywords, grads, params):
     return np.stack([oracle.update(g, np.asarray(params, np.float64)) for g in grads])
 
 
-def series(tx, grads, params):
+def series(tx, grads, params, *, joint=False):
     """The updates at every step; `grads` have a leading axis of steps."""
+    if joint:  # the oracles know one leaf
+        return {name: series(tx, grads[name], params[name]) for name in grads}
 
     def run(state, grads):
         return jax.lax.scan(lambda s, g: tx.update(g, s, params)[::-1], state, grads)[1]
@@ -205,7 +207,8 @@ def test_extreme_gradients(name, keywords):
     values = {k: np.outer(NARROW if grad == jnp.float16 else WIDE, base) for k, (_, grad) in DTYPES.items()}
     grads = {k: jnp.tile(jnp.asarray(values[k]).astype(grad), (6, 1, 1)) for k, (_, grad) in DTYPES.items()}
     params = {k: jnp.tile(jnp.asarray([1.0, 2.0, -1.0, 0.5, -3.0]), (3, 1)).astype(p) for k, (p, _) in DTYPES.items()}
-    updates = series(BY_NAME[name].build(**keywords), grads, params)
+    updates = series(BY_NAME[name].build(**keywords), grads, params, joint=BY_NAME[name].joint)
+    place = float(np.spacing(np.float32(3.0))) if BY_NAME[name].to_parameter else 0.0
     for dtypes, (_, dtype) in DTYPES.items():
         assert updates[dtypes].dtype == dtype
         exact = exact_series(name, keywords, grads[dtypes], params[dtypes])
@@ -213,14 +216,15 @@ def test_extreme_gradients(name, keywords):
         for i, scale in enumerate(SCALES):
             found, expected, case = np.asarray(updates[dtypes], np.float64)[:, i], exact[:, i], f"{dtypes} {scale}"
             assert np.isfinite(found).all(), case
-            np.testing.assert_array_equal(found == 0, rounded[:, i] == 0, err_msg=case)  # still only if that is right
+            moves = np.abs(rounded[:, i]) > place
+            np.testing.assert_array_equal((found != 0)[moves | (place == 0)], moves[moves | (place == 0)], err_msg=case)
             if scale == "tiny" and keywords == {"eps": 0.0} and name != "adagrad" and dtype != jnp.float16:
                 # The squares underflow to 0: a quotient is then 1 instead of a root of weights.
                 ratio = found[expected != 0] / expected[expected != 0]
                 assert ((ratio > 0.1) & (ratio < 10)).all(), (case, ratio)
             else:
                 info = jnp.finfo(dtype)
-                tolerance = {"rtol": max(float(info.eps), 2e-6), "atol": float(info.smallest_subnormal)}
+                tolerance = {"rtol": max(float(info.eps), 2e-6), "atol": max(float(info.smallest_subnormal), place)}
                 np.testing.assert_allclose(found, expected, err_msg=case, **tolerance)
 
 
@@ -235,7 +239,9 @@ def test_one_huge_gradient_freezes_nothing(name):
     params = dict.fromkeys(sizes, jnp.linspace(-1.0, 1.0, 8))
     short = [{"b1": 0.5, "b2": 0.9}] if "b2" in BY_NAME[name].arguments or name == "adam_nesterov" else []
     for keywords in [{}, *short]:
-        updates = series(BY_NAME[name].build(**keywords), jax.tree.map(jnp.asarray, grads), params)
+        updates = series(
+            BY_NAME[name].build(**keywords), jax.tree.map(jnp.asarray, grads), params, joint=BY_NAME[name].joint
+        )
         for size in sizes:
             found = np.asarray(updates[size], np.float64)
             expected = exact_series(name, keywords, grads[size], params[size])

@@ -4,7 +4,7 @@ To add an optimizer, add a row to its family in `rows/`; the contracts of test_c
 the others keep.
 """
 
-from rows import classics, groups, layerwise, primitives, signs
+from rows import classics, groups, layerwise, primitives, sequences, signs, wrappers
 from rows.row import Row
 
 __all__ = ["BY_NAME", "OPTIMIZERS", "PRIMITIVES", "ZOO", "Row"]
@@ -13,10 +13,12 @@ OPTIMIZERS = [
     *classics.ROWS,
     *layerwise.ROWS,
     *signs.ROWS,
+    *sequences.ROWS,
 ]
 PRIMITIVES = [
     *primitives.ROWS,
     *groups.ROWS,
+    *wrappers.ROWS,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

@@ -135,18 +135,11 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
 
 
 def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
-    gradients, treedef = trees.flatten(updates, "the gradient")
-    param_leaves = None
-    if params is not None:
-        param_leaves = _params_like(treedef, updates, params)
-    elif plan.needs_params:
+    if params is None and plan.needs_params:
         raise ValueError(
             f"{plan.needs_params[0]} needs the parameters: call update(gradients, state, params); params was None"
         )
-    for i, gradient in enumerate(gradients):
-        param = None if param_leaves is None else param_leaves[i]
-        if not is_inexact(gradient.dtype) or param is not None:
-            trees.check_gradient(gradient, param, updates, i)
+    gradients, param_leaves, treedef = trees.fitting(updates, params)
     if not isinstance(state, State) or len(state.stages) != len(plan.stages):
         got = f"one with {len(state.stages)} stages" if isinstance(state, State) else f"a {type(state).__name__}"
         raise ValueError(f"expected the state of a chain with {len(plan.stages)} stages, from its init; got {got}")
@@ -158,14 +151,6 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
                 "another chain, or a number was replaced by a schedule (or the reverse) since `init`"
             )
     return _Leaves(gradients, param_leaves, treedef, updates)
-
-
-def _params_like(treedef: Any, updates: Any, params: Any) -> list[Any]:
-    leaves, other = trees.flatten(params, "the parameter")
-    if other != treedef:
-        # The parameters are what the gradients must fit, so they are the reference of the message.
-        trees.flatten_like(other, params, updates, "the gradients", "the parameters")
-    return leaves
 
 
 def _memory(stage: Stage, entry: Any) -> dict[str, Any]:
@@ -288,7 +273,13 @@ def _run_foreign(
     index: int,
     extra: dict[str, Any],
 ) -> dict[int, Any]:
-    outgoing: list[Any] = [s.update.astype(program.out_dtype(*here.dtypes(i))) for i, s in enumerate(signals)]
+    ours = isinstance(stage, Wrapped)  # which works in float32 like any stage of ours; Optax's get what callers pass
+
+    def dtype(i: int) -> np.dtype:
+        param, grad = here.dtypes(i)
+        return compute_dtype(grad if param is None else param) if ours else program.out_dtype(param, grad)
+
+    outgoing: list[Any] = [s.update.astype(dtype(i)) for i, s in enumerate(signals)]
     treedef, tree = here.treedef, here.tree
     if acts is not None:
         tree = _only(treedef, here.gradients, acts)
@@ -306,4 +297,6 @@ def _run_foreign(
                 f"leaf {trees.leaf_paths(here.tree)[i]}: expected {what} to be a floating array of shape {old.shape}, "
                 f"got {new.dtype}{list(new.shape)}"
             )
+    if ours and segment.last:
+        updates = [u.astype(program.out_dtype(*here.dtypes(i))) for i, u in zip(chosen, updates, strict=True)]
     return {i: update if segment.last else signals[i].write(update) for i, update in zip(chosen, updates, strict=True)}

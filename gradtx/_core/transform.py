@@ -93,22 +93,22 @@ class Wrapper(Transform):
     """A transformation around another, with a state of its own; in a `chain` it is one stage.
 
     Attributes:
-        transforms: the transformation inside, as a tuple of one.
+        transforms: what is inside: one transformation, or several.
     """
 
     transforms: tuple[Any, ...] = stage_field()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        (tx,) = self.transforms
-        if not isinstance(tx, Transform):
-            raise TypeError(
-                f"{type(self).__name__}: expected a gradtx transformation, got {tx!r}; wrap Optax's: chain(tx)"
-            )
+        for tx in self.transforms:
+            if not isinstance(tx, Transform):
+                raise TypeError(
+                    f"{type(self).__name__}: expected a gradtx transformation, got {tx!r}; wrap Optax's: chain(tx)"
+                )
 
     @property
     def tx(self) -> Any:
-        """The transformation inside."""
+        """The transformation inside; of several the first."""
         return self.transforms[0]
 
 

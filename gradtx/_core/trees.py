@@ -113,6 +113,26 @@ def check_gradient(gradient: Any, param: Any, tree: Any, index: int) -> None:
         raise TypeError(f"leaf {leaf_paths(tree)[index]}: expected a real gradient for {param.dtype}, got {dtype}")
 
 
+def fitting(updates: Any, params: Any) -> tuple[list[Any], list[Any] | None, TreeDef]:
+    """The leaves of the gradients, those of the parameters (None if there are none given), and their structure.
+
+    Raises:
+        ValueError: they do not fit each other.
+        TypeError: a leaf is not floating or complex.
+    """
+    gradients, treedef = flatten(updates, "the gradient")
+    leaves = None
+    if params is not None:
+        leaves, other = flatten(params, "the parameter")
+        if other != treedef:
+            # The parameters are what the gradients must fit, so they are the reference of the message.
+            flatten_like(other, params, updates, "the gradients", "the parameters")
+    for i, gradient in enumerate(gradients):
+        if leaves is not None or not jnp.issubdtype(gradient.dtype, jnp.inexact):
+            check_gradient(gradient, None if leaves is None else leaves[i], updates, i)
+    return gradients, leaves, treedef
+
+
 def slot_leaves(treedef: TreeDef, tree: Any, slot: Slot, leaves: list[Any], reference: Any) -> list[Any]:
     """A slot's arrays in the order of the leaves; `optax.MaskedNode()` where a leaf has none."""
     name = slot.name

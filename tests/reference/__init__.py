@@ -12,10 +12,11 @@ from reference.ema import EMA
 from reference.layerwise import LAMB, LARS, Fromage
 from reference.optimistic import OptimisticGradientDescent
 from reference.rmsprop import RMSProp
+from reference.sequences import Lookahead
 from reference.sgd import SGD
 from reference.signs import Lion, Rprop, SignSGD, Signum
 
-__all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "RMSProp"]
+__all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "Lookahead", "RMSProp"]
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
@@ -40,4 +41,5 @@ ORACLES = {
     "adam_nesterov": Adam,
     "adamw": AdamW,
     "adam_l2": AdamL2,
+    "lookahead": Lookahead,
 }

@@ -23,6 +23,9 @@ class Row:
         hidden: arguments that change the state alone, and why.
         no_complex: why complex leaves are not compared with Optax, if they are not.
         shape: of the leaf on which its oracle is tried.
+        joint: whether the update of a leaf depends on the other leaves.
+        to_parameter: why its updates are right to the last place of a float32 parameter and not to their own, if so.
+        steps_of_three: the steps that the optimizer inside has counted after three calls of `update`.
     """
 
     name: str
@@ -34,6 +37,9 @@ class Row:
     hidden: dict[str, str] = dataclasses.field(default_factory=dict)
     no_complex: str = ""
     shape: tuple[int, ...] = (6,)
+    joint: bool = False
+    to_parameter: str = ""
+    steps_of_three: int = 3
 
     def build(self, **changes: Any) -> Any:
         """The transformation with some arguments changed."""

@@ -1,0 +1,1 @@
+"""Transformations around others: which steps are taken, and on what."""
