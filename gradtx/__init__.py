@@ -24,6 +24,8 @@ from gradtx._groups import Groups as Groups
 from gradtx._groups import by_path as by_path
 from gradtx._groups import freeze as freeze
 from gradtx._inject import inject_hyperparams as inject_hyperparams
+from gradtx._matrices import axes_are as axes_are
+from gradtx._matrices import matrices as matrices
 
 # Optimizers
 from gradtx._optimizers.adadelta import adadelta as adadelta
@@ -35,6 +37,7 @@ from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
 from gradtx._optimizers.layerwise import lars as lars
 from gradtx._optimizers.lookahead import lookahead as lookahead
+from gradtx._optimizers.muon import muon as muon
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
 from gradtx._optimizers.sgd import sgd as sgd
@@ -63,6 +66,9 @@ from gradtx._primitives.layerwise import scale_by_param_block_norm as scale_by_p
 from gradtx._primitives.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
 from gradtx._primitives.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from gradtx._primitives.layerwise import shrinking_step as shrinking_step
+
+# Primitives: matrices
+from gradtx._primitives.matrices import MuonDimensionNumbers as MuonDimensionNumbers
 from gradtx._primitives.moments import ema_centered_moment as ema_centered_moment
 from gradtx._primitives.moments import ema_first_moment as ema_first_moment
 from gradtx._primitives.moments import ema_second_moment as ema_second_moment
@@ -70,6 +76,9 @@ from gradtx._primitives.moments import sum_of_squares as sum_of_squares
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
 from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from gradtx._primitives.orthogonalize import orthogonalize as orthogonalize
+from gradtx._primitives.orthogonalize import scale_by_dual_norm as scale_by_dual_norm
+from gradtx._primitives.orthogonalize import scale_by_shape as scale_by_shape
 
 # Primitives: second sequences of parameters
 from gradtx._primitives.parameter_averages import average_parameters as average_parameters

@@ -4,13 +4,14 @@ To add an optimizer, add a row to its family in `rows/`; the contracts of test_c
 the others keep.
 """
 
-from rows import classics, groups, layerwise, primitives, sequences, signs, wrappers
+from rows import classics, groups, layerwise, matrices, primitives, sequences, signs, wrappers
 from rows.row import Row
 
 __all__ = ["BY_NAME", "OPTIMIZERS", "PRIMITIVES", "ZOO", "Row"]
 
 OPTIMIZERS = [
     *classics.ROWS,
+    *matrices.OPTIMIZERS,
     *layerwise.ROWS,
     *signs.ROWS,
     *sequences.ROWS,
@@ -19,6 +20,7 @@ PRIMITIVES = [
     *primitives.ROWS,
     *groups.ROWS,
     *wrappers.ROWS,
+    *matrices.PRIMITIVES,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

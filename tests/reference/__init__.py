@@ -10,6 +10,7 @@ from reference.adagrad import AdaGrad
 from reference.adam import Adam, AdamL2, AdamW
 from reference.ema import EMA
 from reference.layerwise import LAMB, LARS, Fromage
+from reference.muon import Muon
 from reference.optimistic import OptimisticGradientDescent
 from reference.rmsprop import RMSProp
 from reference.sequences import Lookahead
@@ -17,6 +18,7 @@ from reference.sgd import SGD
 from reference.signs import Lion, Rprop, SignSGD, Signum
 
 __all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "Lookahead", "RMSProp"]
+__all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "Muon", "RMSProp"]
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
@@ -42,4 +44,5 @@ ORACLES = {
     "adamw": AdamW,
     "adam_l2": AdamL2,
     "lookahead": Lookahead,
+    "muon": Muon,
 }

@@ -26,6 +26,8 @@ class Row:
         joint: whether the update of a leaf depends on the other leaves.
         to_parameter: why its updates are right to the last place of a float32 parameter and not to their own, if so.
         steps_of_three: the steps that the optimizer inside has counted after three calls of `update`.
+        mixes: whether the elements of a matrix depend on one another, so that gradients of extreme sizes need matrices
+            of their own instead of a row each.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Row:
     joint: bool = False
     to_parameter: str = ""
     steps_of_three: int = 3
+    mixes: bool = False
 
     def build(self, **changes: Any) -> Any:
         """The transformation with some arguments changed."""

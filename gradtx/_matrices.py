@@ -1,0 +1,101 @@
+"""Which parameters are matrices: predicates for `by_path`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from gradtx._core import trees
+from gradtx._groups import _test as matcher
+from gradtx._primitives.matrices import Layout, MuonDimensionNumbers, dimension_numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class matrices:
+    """A predicate for `by_path`: parameters of two axes, but for some paths.
+
+    Attributes:
+        but: path patterns, as in `by_path`, of parameters that are none whatever their shape.
+
+    Example:
+        >>> import gradtx
+        >>> tx = gradtx.by_path({gradtx.matrices(("embed/**",)): gradtx.sgd(0.1), "**": gradtx.adam(1e-3)})
+    """
+
+    but: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "but", _patterns(self.but))
+
+    def __call__(self, path: str, leaf: Any) -> bool:
+        return len(leaf.shape) == 2 and not _matches(self.but, path, leaf)
+
+    def __repr__(self) -> str:
+        return f"matrices({self.but!r})" if self.but else "matrices()"
+
+
+@dataclasses.dataclass(frozen=True)
+class axes_are:
+    """A predicate for `by_path`: parameters to which a table assigns these dimension numbers.
+
+    Attributes:
+        numbers: the dimension numbers.
+        table: pairs of a path pattern and its dimension numbers, or None; the first that matches counts.
+    """
+
+    numbers: MuonDimensionNumbers
+    table: tuple[tuple[Any, MuonDimensionNumbers | None], ...]
+
+    def __call__(self, path: str, leaf: Any) -> bool:
+        for pattern, numbers in self.table:
+            if _matches((pattern,), path, leaf):
+                if numbers != self.numbers:
+                    return False
+                try:
+                    Layout(tuple(leaf.shape), self.numbers)
+                except ValueError as error:
+                    raise ValueError(f"leaf {path}: {error}") from error
+                return True
+        return False
+
+
+def leaves_with(given: Any, but: tuple[Any, ...]) -> list[tuple[axes_are, MuonDimensionNumbers]]:
+    """For all different dimension numbers in a table or tree of them which leaves have them.
+
+    Args:
+        given: a tree of `MuonDimensionNumbers` and None; a dict from path patterns to them is one.
+        but: patterns of what has none.
+    """
+    if callable(given):
+        raise TypeError(
+            "muon(muon_weight_dimension_numbers=...): expected a dict from path patterns to MuonDimensionNumbers or a "
+            f"tree of them, got the function {given!r}; call it on the parameters"
+        )
+    flat = jax.tree_util.tree_flatten_with_path(given, is_leaf=_is_entry)[0]
+    table: list[tuple[Any, MuonDimensionNumbers | None]] = [(pattern, None) for pattern in _patterns(but)]
+    for path, numbers in flat:
+        try:
+            found = dimension_numbers(numbers)
+        except TypeError as error:
+            raise TypeError(f"muon(muon_weight_dimension_numbers=...): {trees.path_name(path)}: {error}") from error
+        # A pattern given as a key, or the path of a leaf or of a part of the tree with all that is in it.
+        name = trees.path_name(path) if path else "**"
+        table += [(name, found), (f"{name}/**", found)]
+    different = dict.fromkeys(numbers for _, numbers in table if numbers is not None)
+    return [(axes_are(numbers, tuple(table)), numbers) for numbers in different]
+
+
+def _is_entry(x: Any) -> bool:
+    return x is None or hasattr(x, "reduction_axis")
+
+
+def _patterns(given: Any) -> tuple[Any, ...]:
+    if isinstance(given, str):
+        raise TypeError(f"expected a sequence of path patterns, got {given!r}; write ({given!r},)")
+    return tuple(given)
+
+
+def _matches(patterns: tuple[Any, ...], path: str, leaf: Any) -> bool:
+    return any(matcher(pattern)(path, leaf) for pattern in patterns)

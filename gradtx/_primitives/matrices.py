@@ -1,0 +1,103 @@
+"""Leaves as stacks of matrices: which axes are rows and columns, and products in full float32."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class MuonDimensionNumbers(NamedTuple):
+    """Which axes of a weight are contracted with the input, and which are the output's; all others are a stack.
+
+    Attributes:
+        reduction_axis: one axis or several, which together are the rows of the matrix.
+        output_axis: one axis or several, which together are its columns.
+    """
+
+    reduction_axis: int | tuple[int, ...] = 0
+    output_axis: int | tuple[int, ...] = 1
+
+
+LAST_TWO = MuonDimensionNumbers(-2, -1)
+
+
+def dimension_numbers(given: Any) -> MuonDimensionNumbers | None:
+    """Dimension numbers as the user gives them, ours or Optax's, hashable; None stays None, the last two axes."""
+    if given is None:
+        return None
+    if isinstance(given, MuonDimensionNumbers) or (hasattr(given, "reduction_axis") and hasattr(given, "output_axis")):
+        return MuonDimensionNumbers(*(_axes(a) for a in (given.reduction_axis, given.output_axis)))
+    raise TypeError(f"expected MuonDimensionNumbers(reduction_axis, output_axis), got {given!r}")
+
+
+def _axes(axes: Any) -> Any:
+    if isinstance(axes, int) and not isinstance(axes, bool):
+        return axes
+    if not isinstance(axes, (tuple, list)) or not all(type(a) is int for a in axes) or not axes:
+        raise TypeError(f"expected an axis or a sequence of axes, got {axes!r}")
+    return tuple(axes)
+
+
+class Layout:
+    """How an array of a shape becomes a stack of matrices and back.
+
+    Args:
+        shape: the array's.
+        numbers: which of its axes are rows and columns; None: the last two.
+
+    Raises:
+        ValueError: the array has no such axes, or one of them is meant to be both.
+    """
+
+    def __init__(self, shape: tuple[int, ...], numbers: MuonDimensionNumbers | None):
+        numbers = numbers or LAST_TWO
+        rows, columns = (self._normal(axes, len(shape)) for axes in numbers)
+        if None in (*rows, *columns) or len({*rows, *columns}) < len(rows) + len(columns):
+            raise ValueError(
+                f"{numbers} names no rows and columns of an array of shape {shape}: expected different axes of it"
+            )
+        stack = [i for i in range(len(shape)) if i not in (*rows, *columns)]
+        self.order = tuple(stack) + rows + columns
+        self.split = tuple(shape[i] for i in self.order)
+        self.fan_in = math.prod(shape[i] for i in rows)
+        self.fan_out = math.prod(shape[i] for i in columns)
+        self.shape = (*(shape[i] for i in stack), self.fan_in, self.fan_out)
+
+    @staticmethod
+    def _normal(axes: int | tuple[int, ...], ndim: int) -> tuple[Any, ...]:
+        axes = (axes,) if isinstance(axes, int) else axes
+        return tuple(a % ndim if -ndim <= a < ndim else None for a in axes)
+
+    def matrices(self, x: Array) -> Array:
+        """The stack, `[..., fan_in, fan_out]`."""
+        return x.transpose(self.order).reshape(self.shape)
+
+    def array(self, x: Array) -> Array:
+        """The array that a stack came from."""
+        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return x.reshape(self.split).transpose(inverse)
+
+
+def product(a: Array, b: Array) -> Array:
+    """The matrix product of stacks of matrices in full float32: accelerators else round the factors to fewer bits."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def adjoint(x: Array) -> Array:
+    """The conjugate transpose of each matrix."""
+    return jnp.swapaxes(x.conj(), -1, -2)
+
+
+def transpose(x: Array) -> Array:
+    """The transpose of each matrix."""
+    return jnp.swapaxes(x, -1, -2)
+
+
+def largest(x: Array) -> Array:
+    """The largest absolute value in each matrix, `[..., 1, 1]`; 0 for an empty one."""
+    return jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0)

@@ -1,0 +1,67 @@
+"""Optimizers of matrices."""
+
+import jax
+import optax
+
+import gradtx
+from rows.row import Row
+
+
+def nowhere(params):
+    return jax.tree.map(lambda p: False, params)
+
+
+def _optax_muon(muon_weight_dimension_numbers=None, **keywords):
+    def axes(params):  # Optax divides by the rows of an empty matrix
+        return jax.tree.map(lambda p: optax.contrib.MuonDimensionNumbers() if p.ndim == 2 and p.size else None, params)
+
+    return optax.contrib.muon(muon_weight_dimension_numbers=axes, **keywords)
+
+
+OPTIMIZERS = [
+    Row(
+        "muon",
+        gradtx.muon,
+        _optax_muon,
+        {
+            "learning_rate": 0.2,
+            "ns_coeffs": "dion",
+            "ns_steps": 3,
+            "beta": 0.5,
+            "eps": 0.5,
+            "weight_decay": 0.2,
+            "weight_decay_mask": nowhere,
+            "mu_dtype": "bfloat16",
+            "nesterov": False,
+            "adaptive": True,
+            "preconditioning": "schatten",
+            "adam_b1": 0.5,
+            "adam_b2": 0.9,
+            "adam_eps_root": 1e-2,
+            "adam_weight_decay": 0.2,
+            "adam_learning_rate": 0.2,
+            "muon_weight_dimension_numbers": {},
+            "consistent_rms": 0.2,
+            "adam_paths": ("**/matrix",),
+            "ns_dtype": "bfloat16",
+        },
+        {"learning_rate": 0.1},
+        {"weight_decay_mask": {"weight_decay": 0.1}},
+        shape=(3, 4),
+        mixes=True,
+    ),
+]
+PRIMITIVES = [
+    Row(
+        "orthogonalize",
+        lambda **kw: gradtx.by_path({gradtx.matrices(): gradtx.orthogonalize(**kw), "**": "frozen"}),
+        None,
+        {
+            "ns_coeffs": ((3.0, -3.0, 1.0), (2.0, -1.5, 0.5)),
+            "ns_steps": 3,
+            "eps": 0.5,
+            "preconditioning": "aol",
+            "dtype": "bfloat16",
+        },
+    ),
+]
