@@ -32,12 +32,15 @@ from gradtx._optimizers.adadelta import adadelta as adadelta
 from gradtx._optimizers.adagrad import adagrad as adagrad
 from gradtx._optimizers.adam import adam as adam
 from gradtx._optimizers.adam import adamw as adamw
+from gradtx._optimizers.amsgrad import amsgrad as amsgrad
 from gradtx._optimizers.averaging import ema as ema
 from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
 from gradtx._optimizers.layerwise import lars as lars
 from gradtx._optimizers.lookahead import lookahead as lookahead
 from gradtx._optimizers.muon import muon as muon
+from gradtx._optimizers.nadam import nadam as nadam
+from gradtx._optimizers.nadam import nadamw as nadamw
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
 from gradtx._optimizers.sgd import sgd as sgd
@@ -86,6 +89,7 @@ from gradtx._primitives.parameter_averages import averaged_parameters as average
 from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters
 from gradtx._primitives.parameter_averages import synchronize_slow_weights as synchronize_slow_weights
 from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
+from gradtx._primitives.running_max import running_max as running_max
 
 # Primitives: scaling
 from gradtx._primitives.scaling import identity as identity

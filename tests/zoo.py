@@ -4,13 +4,14 @@ To add an optimizer, add a row to its family in `rows/`; the contracts of test_c
 the others keep.
 """
 
-from rows import classics, groups, layerwise, matrices, primitives, sequences, signs, wrappers
+from rows import adams, classics, groups, layerwise, matrices, primitives, sequences, signs, wrappers
 from rows.row import Row
 
 __all__ = ["BY_NAME", "OPTIMIZERS", "PRIMITIVES", "ZOO", "Row"]
 
 OPTIMIZERS = [
     *classics.ROWS,
+    *adams.ROWS,
     *matrices.OPTIMIZERS,
     *layerwise.ROWS,
     *signs.ROWS,

@@ -64,6 +64,13 @@ class SecondMoment:
         mean = self.mean if self.remainder is None else self.mean + self.remainder
         return jnp.sqrt(self.weight) * safe_sqrt(mean + safe_divide(self.offset + inside, self.weight))
 
+    def value(self) -> Array:
+        """The moment itself."""
+        if self.corrected:
+            return self.mean + safe_divide(self.offset, self.weight)
+        mean = self.mean if self.remainder is None else self.mean + self.remainder
+        return self.weight * mean + self.offset
+
     def without_bias(self) -> SecondMoment:
         """The same moment, corrected if there is something to correct."""
         return dataclasses.replace(self, corrected=self.has_bias)

@@ -7,7 +7,7 @@ its oracle from its own keywords. 0/0 is 0: no gradient, no update.
 
 from reference.adadelta import AdaDelta
 from reference.adagrad import AdaGrad
-from reference.adam import Adam, AdamL2, AdamW
+from reference.adam import Adam, AdamL2, AdamW, AMSGrad, NAdam, NAdamW
 from reference.ema import EMA
 from reference.layerwise import LAMB, LARS, Fromage
 from reference.muon import Muon
@@ -17,8 +17,21 @@ from reference.sequences import Lookahead
 from reference.sgd import SGD
 from reference.signs import Lion, Rprop, SignSGD, Signum
 
-__all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "Lookahead", "RMSProp"]
-__all__ = ["EMA", "ORACLES", "SGD", "AdaGrad", "Adam", "AdamL2", "AdamW", "Muon", "RMSProp"]
+__all__ = [
+    "EMA",
+    "ORACLES",
+    "SGD",
+    "AMSGrad",
+    "AdaGrad",
+    "Adam",
+    "AdamL2",
+    "AdamW",
+    "Lookahead",
+    "Muon",
+    "NAdam",
+    "NAdamW",
+    "RMSProp",
+]
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
@@ -43,6 +56,9 @@ ORACLES = {
     "adam_nesterov": Adam,
     "adamw": AdamW,
     "adam_l2": AdamL2,
+    "amsgrad": AMSGrad,
+    "nadam": NAdam,
+    "nadamw": NAdamW,
     "lookahead": Lookahead,
     "muon": Muon,
 }

@@ -58,3 +58,28 @@ class AdamL2(Adam):
 
     def update(self, g, p):
         return super().update(g + self.l2 * p, p)
+
+
+class AMSGrad(Adam):
+    """Reddi, Kale & Kumar (ICLR 2018), Algorithm 2: v~_t = max(v~_{t-1}, v^_t), of the corrected moments as in Optax."""
+
+    largest = 0.0
+
+    def direction(self, g):
+        self.t += 1
+        b1, b2 = value(self.b1, self.t), value(self.b2, self.t)
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * (g * g)
+        self.left1, self.left2 = self.left1 * b1, self.left2 * b2
+        self.largest = np.maximum(self.largest, self.v / (1 - self.left2))
+        return quotient(self.m / (1 - self.left1), np.sqrt(self.largest + self.eps_root) + self.eps)
+
+
+class NAdam(Adam):
+    def __init__(self, learning_rate, **rest):
+        super().__init__(learning_rate, nesterov=True, **rest)
+
+
+class NAdamW(AdamW):
+    def __init__(self, learning_rate, **rest):
+        super().__init__(learning_rate, nesterov=True, **rest)

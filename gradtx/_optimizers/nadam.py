@@ -1,0 +1,48 @@
+"""Adam whose first moment looks one step ahead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradtx._core.chain import Chain
+from gradtx._optimizers.adam import adam, adamw
+
+
+def nadam(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+) -> Chain:
+    r"""Adam with Nesterov momentum: `adam(..., nesterov=True)`, whose arguments these are.
+
+    Returns:
+        Adam's chain with `nesterov()` behind the first moment.
+
+    Source:
+        Dozat, "Incorporating Nesterov Momentum into Adam" (2016), Algorithm 2, with a constant decay.
+    """
+    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=True)
+
+
+def nadamw(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    weight_decay: Any = 1e-4,
+    mask: Any = None,
+) -> Chain:
+    r"""AdamW with Nesterov momentum: `adamw(..., nesterov=True)`, whose arguments these are.
+
+    Returns:
+        AdamW's chain with `nesterov()` behind the first moment.
+
+    Source:
+        Dozat (2016), Algorithm 2; Loshchilov & Hutter, arXiv:1711.05101, Algorithm 2 for the decay.
+    """
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=True)
