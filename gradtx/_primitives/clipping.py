@@ -94,7 +94,7 @@ def scaled_norm(arrays: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """
     shrink = 2.0**-96  # the square of the largest float32, shrunk, leaves room for 2**64 elements
     plain = [jnp.sum(square(x)) for x in arrays]
-    shrunk = [sum_of_scaled_squares(x, jnp.asarray(shrink, jnp.finfo(x.dtype).dtype)) for x in arrays]
+    shrunk = [_sum_of_shrunk_squares(x, jnp.asarray(shrink, jnp.finfo(x.dtype).dtype)) for x in arrays]
     zero = jnp.zeros((), scalar_dtype())
     total, scaled = (sum((p.astype(zero.dtype) for p in parts), start=zero) for parts in (plain, shrunk))
     finite = jnp.isfinite(total)
@@ -102,3 +102,8 @@ def scaled_norm(arrays: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     # every leaf, which takes it minutes where there are a thousand.
     one = jnp.ones_like(zero)
     return safe_sqrt(jnp.where(finite, total, scaled)), one / jnp.where(finite, one, one / shrink)
+
+
+def _sum_of_shrunk_squares(x: jax.Array, unit: jax.Array) -> jax.Array:
+    """The careful form only for single elements, where XLA would reorder the product: elsewhere it costs a temporary."""
+    return sum_of_scaled_squares(x, unit) if x.size == 1 else jnp.sum(square(x * unit))
