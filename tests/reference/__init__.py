@@ -17,22 +17,6 @@ from reference.sequences import Lookahead
 from reference.sgd import SGD
 from reference.signs import Lion, Rprop, SignSGD, Signum
 
-__all__ = [
-    "EMA",
-    "ORACLES",
-    "SGD",
-    "AMSGrad",
-    "AdaGrad",
-    "Adam",
-    "AdamL2",
-    "AdamW",
-    "Lookahead",
-    "Muon",
-    "NAdam",
-    "NAdamW",
-    "RMSProp",
-]
-
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
     "ema": EMA,
