@@ -52,13 +52,23 @@ from gradtx._optimizers.signs import signum as signum
 # Primitives: estimators
 from gradtx._primitives.bias_correction import bias_correction as bias_correction
 
+# Primitives: mending an update
+from gradtx._primitives.cleaning import centralize as centralize
+from gradtx._primitives.cleaning import keep_params_nonnegative as keep_params_nonnegative
+from gradtx._primitives.cleaning import set_to_zero as set_to_zero
+from gradtx._primitives.cleaning import zero_nans as zero_nans
+
 # Primitives: clipping
 from gradtx._primitives.clipping import clip as clip
 from gradtx._primitives.clipping import clip_by_global_norm as clip_by_global_norm
 from gradtx._primitives.clipping import global_norm as global_norm
+from gradtx._primitives.clipping import normalize_by_update_norm as normalize_by_update_norm
 
 # Primitives: scaling
 from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
+
+# Primitives: gathering
+from gradtx._primitives.gathering import apply_every as apply_every
 
 # Primitives: momentum
 from gradtx._primitives.interpolation import interpolate as interpolate
@@ -98,6 +108,10 @@ from gradtx._primitives.scaling import scale_by_learning_rate as scale_by_learni
 from gradtx._primitives.scaling import scale_by_rms as scale_by_rms
 from gradtx._primitives.scaling import scale_by_schedule as scale_by_schedule
 from gradtx._primitives.scaling import scale_by_sign as scale_by_sign
+
+# Primitives: clipping unit by unit
+from gradtx._primitives.unitwise import adaptive_grad_clip as adaptive_grad_clip
+from gradtx._primitives.unitwise import unitwise_norm as unitwise_norm
 
 # Primitives: weight decay
 from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_weights

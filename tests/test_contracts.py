@@ -335,7 +335,7 @@ def test_one_count_and_optax_tree_tools(row: Row):
     if not isinstance(tx, Wrapper) and not any(isinstance(stage, Wrapped) for stage in linear(tx)):
         assert len(counts) == 1
         assert int(optax.tree.get(state, "count")) == 3
-    mirrored = optax.tree.map_params(tx, lambda x: x * 0 + 1, state)
+    mirrored = optax.tree.map_params(tx, jnp.ones_like, state)
     assert jax.tree.structure(mirrored) == jax.tree.structure(state)
     for name, slot in samples.slots(mirrored):
         if not isinstance(slot, jax.Array):  # a scalar is no parameter

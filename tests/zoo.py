@@ -10,6 +10,7 @@ from rows import classics as classics
 from rows import groups as groups
 from rows import layerwise as layerwise
 from rows import matrices as matrices
+from rows import mending as mending
 from rows import primitives as primitives
 from rows import sequences as sequences
 from rows import signs as signs
@@ -28,6 +29,7 @@ OPTIMIZERS = [
 ]
 PRIMITIVES = [
     *primitives.ROWS,
+    *mending.ROWS,
     *groups.ROWS,
     *wrappers.ROWS,
     *matrices.PRIMITIVES,

@@ -74,6 +74,35 @@ class clip_by_global_norm(Treewise):
         return [one(u) for u in updates]
 
 
+class normalize_by_update_norm(Treewise):
+    r"""Divide all updates by their joint Euclidean norm: $u \leftarrow c u / (\lVert u \rVert_2 + \epsilon)$.
+
+    The norm is summed in float32 (or wider) and does not overflow.
+
+    Args:
+        scale_factor: $c$, the norm of what comes out; may be a schedule.
+        eps: $\epsilon \ge 0$. With 0 an update of zero stays zero.
+
+    State:
+        none.
+    """
+
+    scale_factor: Any = number_field(default=1.0)
+    eps: Any = number_field(default=1e-6, minimum=0.0)
+
+    def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
+        length, unit = scaled_norm(updates)
+        below = length + s.eps * unit
+        zero = below == 0
+        factor = jnp.where(zero, 0, s.scale_factor / jnp.where(zero, 1, below))
+
+        def one(u: jax.Array) -> jax.Array:
+            real = jnp.finfo(u.dtype).dtype
+            return (u * unit.astype(real)) * factor.astype(real)
+
+        return [one(u) for u in updates]
+
+
 def global_norm(tree: Any) -> jax.Array:
     """The Euclidean norm of all leaves together, in float32 or wider; 0 for an empty tree.
 
