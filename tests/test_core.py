@@ -15,6 +15,8 @@ import samples
 
 import gradtx
 from gradtx import schedules
+from gradtx._core import program
+from gradtx._core.plan import plan_for
 
 TREE = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.2])}
 GRADS = [samples.grads_like(TREE, seed) for seed in range(4)]
@@ -518,3 +520,17 @@ def test_an_empty_chain_promotes_too():
     updates, _ = tx.update(g, tx.init(p), p)
     assert updates["w"].dtype == jnp.float32
     assert float(gradtx.global_norm({"a": jnp.arange(3)})) == pytest.approx(5**0.5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_kinds_of_programs_that_differ_are_unequal():
+    # NumPy's float64 equals None, and a compiled program may be found by equality: an update that leaves the chain and
+    # one in the middle of it must not be told apart by that alone.
+    float64 = np.dtype(np.float64)
+    assert float64 == None  # noqa: E711
+    ends, goes_on = gradtx.scale(2.0), gradtx.chain(gradtx.scale(2.0), optax.clip(1.0))
+    kinds = [program.leaf_kind(plan_for(jax.tree.structure(tx)), 0, (0,), float64, float64) for tx in (ends, goes_on)]
+    assert kinds[0].stages == kinds[1].stages
+    assert kinds[0] != kinds[1]
+    for kind in kinds:
+        assert not any(value is None for value in vars(kind).values())

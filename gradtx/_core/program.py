@@ -120,18 +120,20 @@ class LeafKind:
     Attributes:
         stages: the stages without their numbers.
         compute: the dtype of the arithmetic.
-        out: the dtype of the update that leaves the chain, or None in the middle of it.
+        out: the dtype of the update that leaves the program.
+        last: whether it leaves the chain as well. (No dtype may be None here: NumPy's float64 equals None.)
         keep: whether later stages need more of the signal than its update.
     """
 
     stages: tuple[Leafwise, ...]
     compute: np.dtype
-    out: np.dtype | None
+    out: np.dtype
+    last: bool
     keep: bool
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash((self.stages, self.compute, self.out, self.keep))
+        return hash((self.stages, self.compute, self.out, self.last, self.keep))
 
     def __hash__(self) -> int:
         return self._hash
@@ -151,10 +153,12 @@ def leaf_kind(plan: Plan, segment: int, active: tuple[int, ...], param: np.dtype
 
 def _leaf_kind(plan: Plan, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype) -> LeafKind:
     this = plan.segments[segment]
+    compute = dtypes.compute_dtype(grad if param is None else param)
     return LeafKind(
         stages=tuple(plan.skeletons[i] for i in active),  # type: ignore[arg-type]
-        compute=dtypes.compute_dtype(grad if param is None else param),
-        out=out_dtype(param, grad) if this.last else None,
+        compute=compute,
+        out=out_dtype(param, grad) if this.last else compute,
+        last=this.last,
         keep=this.keep,
     )
 
@@ -216,7 +220,7 @@ def leaf_program(
                 _check_emitted(stage, emitted, signal)
                 signal = emitted
             position = run[-1] + 1
-    if kind.out is not None:
+    if kind.last:
         return dtypes.cast(signal.update, kind.out), tuple(new_slots)
     signal = signal.replace(param=None)
     return (signal if kind.keep else Signal(signal.update)), tuple(new_slots)
@@ -255,7 +259,8 @@ class TreeKind:
 
     Attributes:
         stage: the stage without its numbers.
-        dtypes: for each leaf the dtypes of the arithmetic and of the update that leaves the chain (None within it).
+        dtypes: for each leaf the dtypes of the arithmetic and of the update that leaves the program.
+        last: whether it leaves the chain as well.
         indices: which leaves of the tree.
         treedef: the structure of the tree.
         keep: whether later stages need more of the signals than their updates.
@@ -263,7 +268,8 @@ class TreeKind:
     """
 
     stage: Treewise
-    dtypes: tuple[tuple[np.dtype, np.dtype | None], ...]
+    dtypes: tuple[tuple[np.dtype, np.dtype], ...]
+    last: bool
     indices: tuple[int, ...]
     treedef: Any
     keep: bool
@@ -308,7 +314,7 @@ def tree_program(
     _check_slots(stage, new.memory, memory)
     out: list[Any] = []
     for signal, (_, dtype) in zip(new.signals, kind.dtypes, strict=True):
-        if dtype is not None:
+        if kind.last:
             out.append(dtypes.cast(signal.update, dtype))
         else:
             out.append(signal.replace(param=None) if kind.keep else Signal(signal.update))

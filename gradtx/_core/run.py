@@ -231,11 +231,12 @@ def _run_treewise(
     dtypes = []
     for i in chosen:
         param, grad = here.dtypes(i)
-        out = program.out_dtype(param, grad) if segment.last else None
-        dtypes.append((compute_dtype(grad if param is None else param), out))
+        compute = compute_dtype(grad if param is None else param)
+        dtypes.append((compute, program.out_dtype(param, grad) if segment.last else compute))
     kind = program.TreeKind(
         stage,
         tuple(dtypes),
+        segment.last,
         tuple(chosen),
         here.treedef,
         segment.keep,
