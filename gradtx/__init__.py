@@ -43,6 +43,9 @@ from gradtx._optimizers.nadam import nadam as nadam
 from gradtx._optimizers.nadam import nadamw as nadamw
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
+from gradtx._optimizers.schedule_free import schedule_free as schedule_free
+from gradtx._optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
+from gradtx._optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from gradtx._optimizers.sgd import sgd as sgd
 from gradtx._optimizers.signs import lion as lion
 from gradtx._optimizers.signs import rprop as rprop
@@ -94,6 +97,8 @@ from gradtx._primitives.orthogonalize import scale_by_dual_norm as scale_by_dual
 from gradtx._primitives.orthogonalize import scale_by_shape as scale_by_shape
 
 # Primitives: second sequences of parameters
+from gradtx._primitives.iterate_averages import average_iterates as average_iterates
+from gradtx._primitives.iterate_averages import schedule_free_eval_params as schedule_free_eval_params
 from gradtx._primitives.parameter_averages import average_parameters as average_parameters
 from gradtx._primitives.parameter_averages import averaged_parameters as averaged_parameters
 from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters

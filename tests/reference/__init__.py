@@ -13,7 +13,7 @@ from reference.layerwise import LAMB, LARS, Fromage
 from reference.muon import Muon
 from reference.optimistic import OptimisticGradientDescent
 from reference.rmsprop import RMSProp
-from reference.sequences import Lookahead
+from reference.sequences import Lookahead, ScheduleFreeAdamW, ScheduleFreeAround, ScheduleFreeSGD
 from reference.sgd import SGD
 from reference.signs import Lion, Rprop, SignSGD, Signum
 
@@ -44,5 +44,8 @@ ORACLES = {
     "nadam": NAdam,
     "nadamw": NAdamW,
     "lookahead": Lookahead,
+    "schedule_free": ScheduleFreeAround,
+    "schedule_free_sgd": ScheduleFreeSGD,
+    "schedule_free_adamw": ScheduleFreeAdamW,
     "muon": Muon,
 }
