@@ -76,6 +76,10 @@ from gradtx._primitives.gathering import apply_every as apply_every
 # Primitives: momentum
 from gradtx._primitives.interpolation import interpolate as interpolate
 
+# Primitives: second sequences of parameters
+from gradtx._primitives.iterate_averages import average_iterates as average_iterates
+from gradtx._primitives.iterate_averages import schedule_free_eval_params as schedule_free_eval_params
+
 # Primitives: by the norms of a leaf
 from gradtx._primitives.layerwise import clip_by_block_rms as clip_by_block_rms
 from gradtx._primitives.layerwise import scale_by_param_block_norm as scale_by_param_block_norm
@@ -95,10 +99,6 @@ from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by
 from gradtx._primitives.orthogonalize import orthogonalize as orthogonalize
 from gradtx._primitives.orthogonalize import scale_by_dual_norm as scale_by_dual_norm
 from gradtx._primitives.orthogonalize import scale_by_shape as scale_by_shape
-
-# Primitives: second sequences of parameters
-from gradtx._primitives.iterate_averages import average_iterates as average_iterates
-from gradtx._primitives.iterate_averages import schedule_free_eval_params as schedule_free_eval_params
 from gradtx._primitives.parameter_averages import average_parameters as average_parameters
 from gradtx._primitives.parameter_averages import averaged_parameters as averaged_parameters
 from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters

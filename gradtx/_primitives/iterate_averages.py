@@ -151,4 +151,4 @@ def _average(param: Any, z: jax.Array, share: jax.Array) -> jax.Array:
 
 
 def _is_ours(x: Any) -> bool:
-    return isinstance(x, dict) and KEPT == x.keys()
+    return isinstance(x, dict) and x.keys() == KEPT
