@@ -28,10 +28,10 @@ OTHER_MEANING = {
 def replacements() -> dict[str, tuple[Any, Any]]:
     """Optax's function and gradtx's, by name."""
     found = {}
-    for name in dir(gradtx):
+    for name in {*dir(gradtx), *dir(gradtx.schedules)}:
         if name.startswith("_") or name in OTHER_MEANING:
             continue
-        ours = getattr(gradtx, name)
+        ours = getattr(gradtx, name, None) or getattr(gradtx.schedules, name)
         theirs = getattr(optax, name, None) or getattr(optax.contrib, name, None)
         if callable(theirs) and callable(ours) and theirs is not ours:
             found[name] = (theirs, ours)
@@ -45,6 +45,10 @@ def patch() -> list[str]:
             importlib.import_module(module.name)
     pairs = replacements()
     ours = {id(theirs): ours for theirs, ours in pairs.values()}
+    for theirs, function in pairs.values():
+        # A test skips what is not annotated to take a schedule.
+        if "learning_rate" in getattr(function, "__annotations__", {}):
+            function.__annotations__["learning_rate"] = theirs.__annotations__["learning_rate"]
     for name, module in list(sys.modules.items()):
         if name == "optax" or name.startswith("optax."):
             for attribute, value in list(vars(module).items()):

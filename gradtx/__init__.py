@@ -29,10 +29,14 @@ from gradtx._matrices import matrices as matrices
 
 # Optimizers
 from gradtx._optimizers.adadelta import adadelta as adadelta
+from gradtx._optimizers.adadelta import scale_by_adadelta as scale_by_adadelta
 from gradtx._optimizers.adagrad import adagrad as adagrad
+from gradtx._optimizers.adagrad import scale_by_rss as scale_by_rss
 from gradtx._optimizers.adam import adam as adam
 from gradtx._optimizers.adam import adamw as adamw
+from gradtx._optimizers.adam import scale_by_adam as scale_by_adam
 from gradtx._optimizers.amsgrad import amsgrad as amsgrad
+from gradtx._optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
 from gradtx._optimizers.averaging import ema as ema
 from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
@@ -46,9 +50,11 @@ from gradtx._optimizers.rmsprop import rmsprop as rmsprop
 from gradtx._optimizers.schedule_free import schedule_free as schedule_free
 from gradtx._optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gradtx._optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from gradtx._optimizers.rmsprop import scale_by_stddev as scale_by_stddev
 from gradtx._optimizers.sgd import sgd as sgd
 from gradtx._optimizers.signs import lion as lion
 from gradtx._optimizers.signs import rprop as rprop
+from gradtx._optimizers.signs import scale_by_lion as scale_by_lion
 from gradtx._optimizers.signs import sign_sgd as sign_sgd
 from gradtx._optimizers.signs import signum as signum
 

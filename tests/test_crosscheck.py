@@ -136,7 +136,7 @@ def arguments_for_optax():
     """Every argument of a primitive, and those of an optimizer that change its chain; the oracles have the others."""
     for r in ZOO:
         for argument in r.arguments:
-            flag = argument in {"centered", "nesterov", "bias_correction", "eps_in_sqrt"}
+            flag = argument.startswith("bias_correction") or argument in {"centered", "nesterov", "eps_in_sqrt"}
             chosen = r in PRIMITIVES or flag or argument.endswith("mask")
             if r.optax is not None and chosen and argument not in STORAGE and (r.name, argument) not in OURS:
                 yield pytest.param(r.name, argument, id=f"{r.name}-{argument}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Hashable
 from typing import Any, Self, dataclass_transform
 
@@ -42,6 +43,11 @@ class Spec:
             if isinstance(value, Field):
                 setattr(cls, name, dataclasses.field(default=value.default, metadata={_KIND: value}))
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        # Without this, `help` and editors would show a tuple's arguments.
+        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(default=p.default.default) if isinstance(p.default, Field) else p for p in own]
+        )
         jax.tree_util.register_pytree_with_keys(
             cls,
             cls._flatten_with_keys,

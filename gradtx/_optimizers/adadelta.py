@@ -11,6 +11,15 @@ from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import add_decayed_weights
 
 
+def scale_by_adadelta(rho: Any = 0.9, eps: Any = 1e-6) -> Chain:
+    """The direction of `adadelta`, without weight decay and learning rate; arguments as there.
+
+    Returns:
+        `chain(ema_second_moment(rho), scale_by_rms(eps=0, eps_root=eps), scale_by_delta_rms(rho, eps))`.
+    """
+    return chain(ema_second_moment(rho), scale_by_rms(eps=0.0, eps_root=eps), scale_by_delta_rms(rho, eps))
+
+
 def adadelta(
     learning_rate: Any = None,
     rho: Any = 0.9,
@@ -36,8 +45,6 @@ def adadelta(
     """
     return chain(
         add_decayed_weights(weight_decay, weight_decay_mask),
-        ema_second_moment(rho),
-        scale_by_rms(eps=0.0, eps_root=eps),
-        scale_by_delta_rms(rho, eps),
+        scale_by_adadelta(rho, eps),
         scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
     )

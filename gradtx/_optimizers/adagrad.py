@@ -9,6 +9,15 @@ from gradtx._primitives.moments import sum_of_squares
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 
 
+def scale_by_rss(initial_accumulator_value: Any = 0.1, eps: Any = 1e-7) -> Chain:
+    """The direction of `adagrad`, divided by the root of the sum of squares; arguments as there.
+
+    Returns:
+        `chain(sum_of_squares(initial_accumulator_value), scale_by_rms(eps=0, eps_root=eps))`.
+    """
+    return chain(sum_of_squares(initial_accumulator_value), scale_by_rms(eps=0.0, eps_root=eps))
+
+
 def adagrad(learning_rate: Any, initial_accumulator_value: Any = 0.1, eps: Any = 1e-7) -> Chain:
     """AdaGrad: every parameter's learning rate falls with the sum of its squared gradients.
 
@@ -23,8 +32,4 @@ def adagrad(learning_rate: Any, initial_accumulator_value: Any = 0.1, eps: Any =
     Source:
         Duchi, Hazan & Singer, "Adaptive Subgradient Methods", JMLR 12 (2011), Figure 1.
     """
-    return chain(
-        sum_of_squares(initial_accumulator_value),
-        scale_by_rms(eps=0.0, eps_root=eps),
-        scale_by_learning_rate(learning_rate),
-    )
+    return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))

@@ -5,12 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
-from gradtx._core.transform import Transform
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+
+
+def scale_by_adam(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = False,
+) -> Chain:
+    """The direction of `adam`, without its learning rate; arguments as there.
+
+    Returns:
+        `chain(ema_first_moment(b1), ema_second_moment(b2), bias_correction(), scale_by_rms(eps))`.
+    """
+    return chain(
+        ema_first_moment(b1, mu_dtype),
+        *([look_ahead()] if nesterov else []),
+        ema_second_moment(b2),
+        bias_correction(),
+        scale_by_rms(eps, eps_root),
+    )
 
 
 def adam(
@@ -46,7 +68,8 @@ def adam(
     Source:
         Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, Algorithm 1.
     """
-    return chain(*_direction(b1, b2, eps, eps_root, mu_dtype, nesterov), scale_by_learning_rate(learning_rate))
+    direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return chain(direction, scale_by_learning_rate(learning_rate))
 
 
 def adamw(
@@ -93,18 +116,8 @@ def adamw(
     Source:
         Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, Algorithm 2.
     """
-    direction = _direction(b1, b2, eps, eps_root, mu_dtype, nesterov)
+    direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     decay = decoupled_weight_decay(weight_decay, mask)
     if schedule is None:
-        return chain(*direction, decay, scale_by_learning_rate(learning_rate))
-    return chain(*direction, scale(learning_rate), decay, scale_by_learning_rate(schedule))
-
-
-def _direction(b1: Any, b2: Any, eps: Any, eps_root: Any, mu_dtype: Any, nesterov: bool) -> list[Transform]:
-    return [
-        ema_first_moment(b1, mu_dtype),
-        *([look_ahead()] if nesterov else []),
-        ema_second_moment(b2),
-        bias_correction(),
-        scale_by_rms(eps, eps_root),
-    ]
+        return chain(direction, decay, scale_by_learning_rate(learning_rate))
+    return chain(direction, scale(learning_rate), decay, scale_by_learning_rate(schedule))

@@ -8,7 +8,7 @@ from gradtx._core.chain import Chain, chain
 from gradtx._core.transform import Transform
 from gradtx._groups import by_path
 from gradtx._matrices import leaves_with, matrices
-from gradtx._optimizers.adam import _direction as adam_direction
+from gradtx._optimizers.adam import scale_by_adam
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
@@ -101,7 +101,7 @@ def muon(
         ]
 
     others = [
-        *adam_direction(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, nesterov),
+        scale_by_adam(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, nesterov=nesterov),
         decoupled_weight_decay(adam_weight_decay),
     ]
     groups: dict[Any, list[Transform]] = {}

@@ -15,6 +15,8 @@ def nadam(
     eps: Any = 1e-8,
     eps_root: Any = 0.0,
     mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
 ) -> Chain:
     r"""Adam with Nesterov momentum: `adam(..., nesterov=True)`, whose arguments these are.
 
@@ -24,7 +26,7 @@ def nadam(
     Source:
         Dozat, "Incorporating Nesterov Momentum into Adam" (2016), Algorithm 2, with a constant decay.
     """
-    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=True)
+    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
 
 def nadamw(
@@ -36,6 +38,8 @@ def nadamw(
     mu_dtype: Any = None,
     weight_decay: Any = 1e-4,
     mask: Any = None,
+    *,
+    nesterov: bool = True,
 ) -> Chain:
     r"""AdamW with Nesterov momentum: `adamw(..., nesterov=True)`, whose arguments these are.
 
@@ -45,4 +49,4 @@ def nadamw(
     Source:
         Dozat (2016), Algorithm 2; Loshchilov & Hutter, arXiv:1711.05101, Algorithm 2 for the decay.
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=True)
+    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)

@@ -57,3 +57,22 @@ def rmsprop(
         *([trace(momentum)] if momentum is not None else []),
         *([look_ahead()] if nesterov else []),
     )
+
+
+def scale_by_stddev(
+    decay: Any = 0.9,
+    eps: Any = 1e-8,
+    initial_scale: Any = 0.0,
+    eps_in_sqrt: bool = True,
+    bias_correction: bool = False,
+) -> Chain:
+    """The direction of `rmsprop(centered=True)`, without its learning rate; arguments as there.
+
+    Returns:
+        `chain(ema_centered_moment(decay), scale_by_rms(...))`.
+    """
+    return chain(
+        ema_centered_moment(decay, initial_scale),
+        *([correct_bias()] if bias_correction else []),
+        scale_by_rms(eps=0.0, eps_root=eps) if eps_in_sqrt else scale_by_rms(eps),
+    )

@@ -44,6 +44,20 @@ def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -
     return chain(ema_first_moment(beta, accumulator_dtype), scale_by_sign(), scale_by_learning_rate(learning_rate))
 
 
+def scale_by_lion(b1: Any = 0.9, b2: Any = 0.99, mu_dtype: Any = None) -> Chain:
+    """The direction of `lion`, without weight decay and learning rate; arguments as there.
+
+    Returns:
+        `chain(ema_first_moment(b2), interpolate(b1), scale_by_sign())`.
+
+    Raises:
+        ValueError: `b2` is 0: there is no momentum to mix with.
+    """
+    if isinstance(b2, (int, float)) and b2 == 0:
+        raise ValueError("lion(b2=...): expected a decay rate in (0, 1), got 0")
+    return chain(ema_first_moment(b2, mu_dtype), interpolate(b1), scale_by_sign())
+
+
 def lion(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -72,12 +86,8 @@ def lion(
     Source:
         Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, Algorithm 2.
     """
-    if isinstance(b2, (int, float)) and b2 == 0:
-        raise ValueError("lion(b2=...): expected a decay rate in (0, 1), got 0")
     return chain(
-        ema_first_moment(b2, mu_dtype),
-        interpolate(b1),
-        scale_by_sign(),
+        scale_by_lion(b1, b2, mu_dtype),
         decoupled_weight_decay(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

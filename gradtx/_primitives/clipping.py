@@ -103,12 +103,12 @@ class normalize_by_update_norm(Treewise):
         return [one(u) for u in updates]
 
 
-def global_norm(tree: Any) -> jax.Array:
+def global_norm(updates: Any) -> jax.Array:
     """The Euclidean norm of all leaves together, in float32 or wider; 0 for an empty tree.
 
     Its squares do not overflow, whatever finite values the leaves hold.
     """
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(updates)]
     leaves = [x if is_inexact(x.dtype) else x.astype(scalar_dtype()) for x in leaves]
     length, unit = scaled_norm([x.astype(compute_dtype(x.dtype)) for x in leaves])
     return length / unit

@@ -41,6 +41,7 @@ ORACLES = {
     "adamw": AdamW,
     "adam_l2": AdamL2,
     "amsgrad": AMSGrad,
+    "amsgrad_raw": AMSGrad,
     "nadam": NAdam,
     "nadamw": NAdamW,
     "lookahead": Lookahead,

@@ -61,9 +61,13 @@ class AdamL2(Adam):
 
 
 class AMSGrad(Adam):
-    """Reddi, Kale & Kumar (ICLR 2018), Algorithm 2: v~_t = max(v~_{t-1}, v^_t), of the corrected moments as in Optax."""
+    """Reddi, Kale & Kumar (ICLR 2018), Algorithm 2: v~_t = max(v~_{t-1}, v_t), of corrected moments or of raw ones."""
 
     largest = 0.0
+
+    def __init__(self, learning_rate, *, bias_correction_mu=True, bias_correction_nu=True, **adam):
+        super().__init__(learning_rate, **adam)
+        self.correct_mu, self.correct_nu = bias_correction_mu, bias_correction_nu
 
     def direction(self, g):
         self.t += 1
@@ -71,15 +75,16 @@ class AMSGrad(Adam):
         self.m = b1 * self.m + (1 - b1) * g
         self.v = b2 * self.v + (1 - b2) * (g * g)
         self.left1, self.left2 = self.left1 * b1, self.left2 * b2
-        self.largest = np.maximum(self.largest, self.v / (1 - self.left2))
-        return quotient(self.m / (1 - self.left1), np.sqrt(self.largest + self.eps_root) + self.eps)
+        self.largest = np.maximum(self.largest, self.v / (1 - self.left2) if self.correct_nu else self.v)
+        m = self.m / (1 - self.left1) if self.correct_mu else self.m
+        return quotient(m, np.sqrt(self.largest + self.eps_root) + self.eps)
 
 
 class NAdam(Adam):
-    def __init__(self, learning_rate, **rest):
-        super().__init__(learning_rate, nesterov=True, **rest)
+    def __init__(self, learning_rate, nesterov=True, **rest):
+        super().__init__(learning_rate, nesterov=nesterov, **rest)
 
 
 class NAdamW(AdamW):
-    def __init__(self, learning_rate, **rest):
-        super().__init__(learning_rate, nesterov=True, **rest)
+    def __init__(self, learning_rate, nesterov=True, **rest):
+        super().__init__(learning_rate, nesterov=nesterov, **rest)
