@@ -47,10 +47,10 @@ from gradtx._optimizers.nadam import nadam as nadam
 from gradtx._optimizers.nadam import nadamw as nadamw
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
+from gradtx._optimizers.rmsprop import scale_by_stddev as scale_by_stddev
 from gradtx._optimizers.schedule_free import schedule_free as schedule_free
 from gradtx._optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
 from gradtx._optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
-from gradtx._optimizers.rmsprop import scale_by_stddev as scale_by_stddev
 from gradtx._optimizers.sgd import sgd as sgd
 from gradtx._optimizers.signs import lion as lion
 from gradtx._optimizers.signs import rprop as rprop
