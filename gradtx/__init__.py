@@ -46,6 +46,7 @@ from gradtx._optimizers.muon import muon as muon
 from gradtx._optimizers.nadam import nadam as nadam
 from gradtx._optimizers.nadam import nadamw as nadamw
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
+from gradtx._optimizers.prodigy import prodigy as prodigy
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
 from gradtx._optimizers.rmsprop import scale_by_stddev as scale_by_stddev
 from gradtx._optimizers.schedule_free import schedule_free as schedule_free
@@ -75,6 +76,9 @@ from gradtx._primitives.clipping import normalize_by_update_norm as normalize_by
 
 # Primitives: scaling
 from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
+
+# Primitives: learning rates that are estimated
+from gradtx._primitives.distance import scale_by_prodigy as scale_by_prodigy
 
 # Primitives: gathering
 from gradtx._primitives.gathering import apply_every as apply_every

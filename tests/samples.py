@@ -51,13 +51,15 @@ def avals(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype, bool(x.aval.weak_type)), tree)
 
 
-def run(tx: Any, tree: Any, steps: int = 5, dtype: Any = None) -> tuple[Any, Any]:
-    """The last update and state after some steps, the parameters left alone."""
+def run(tx: Any, tree: Any, steps: int = 5, dtype: Any = None, *, walks: bool = False) -> tuple[Any, Any]:
+    """The last update and state after some steps, the parameters left alone or, if they walk, moved down each gradient."""
     state = tx.init(tree)
     update = jax.jit(tx.update)
     updates = tree
     for i in range(steps):
-        updates, state = update(grads_like(tree, seed=i, dtype=dtype), state, tree)
+        grads = grads_like(tree, seed=i, dtype=dtype)
+        here = jax.tree.map(lambda p, g, i=i: p - 0.1 * i * g, tree, grads) if walks else tree
+        updates, state = update(grads, state, here)
     return updates, state
 
 

@@ -44,8 +44,8 @@ def bytes_of(tree: Any) -> list[bytes]:
 def test_every_argument_matters(row: Row, argument: str):
     tree = samples.params()
     before = row.needs.get(argument, {})
-    plain, state = samples.run(row.build(**before), tree)
-    changed, other = samples.run(row.build(**{**before, argument: row.arguments[argument]}), tree)
+    plain, state = samples.run(row.build(**before), tree, walks=row.walks)
+    changed, other = samples.run(row.build(**{**before, argument: row.arguments[argument]}), tree, walks=row.walks)
     if argument in row.hidden:
         assert samples.avals(state) != samples.avals(other)
         return

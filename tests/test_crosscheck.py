@@ -196,8 +196,11 @@ def test_oracle(name, argument):
     params = jnp.asarray(np.random.default_rng(3).standard_normal(row.shape))
     grads = gradient_series(params, 50)
     tx, oracle = row.build(**changes), ORACLES[name](**{**row.base, **changes})
-    _, found = jax.jit(lambda s: jax.lax.scan(lambda s, g: tx.update(g, s, params)[::-1], s, grads))(tx.init(params))
-    expected = np.stack([oracle.update(np.asarray(g), np.asarray(params)) for g in grads])
+    steps = jnp.arange(50.0).reshape(-1, *[1] * params.ndim)
+    at = params[None] - (0.1 * steps * grads if row.walks else 0 * grads)
+    run = jax.jit(lambda s: jax.lax.scan(lambda s, x: tx.update(x[0], s, x[1])[::-1], s, (grads, at)))
+    _, found = run(tx.init(params))
+    expected = np.stack([oracle.update(np.asarray(g), np.asarray(p)) for g, p in zip(grads, at)])
     assert_same(found, expected, tolerance=1e-12)
 
 

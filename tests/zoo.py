@@ -7,6 +7,7 @@ the others keep.
 # One module a line: families are added side by side.
 from rows import adams as adams
 from rows import classics as classics
+from rows import distance as distance
 from rows import groups as groups
 from rows import layerwise as layerwise
 from rows import matrices as matrices
@@ -26,6 +27,7 @@ OPTIMIZERS = [
     *layerwise.ROWS,
     *signs.ROWS,
     *sequences.ROWS,
+    *distance.ROWS,
 ]
 PRIMITIVES = [
     *primitives.ROWS,

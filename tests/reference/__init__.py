@@ -12,6 +12,7 @@ from reference.ema import EMA
 from reference.layerwise import LAMB, LARS, Fromage
 from reference.muon import Muon
 from reference.optimistic import OptimisticGradientDescent
+from reference.prodigy import Prodigy
 from reference.rmsprop import RMSProp
 from reference.sequences import Lookahead, ScheduleFreeAdamW, ScheduleFreeAround, ScheduleFreeSGD
 from reference.sgd import SGD
@@ -45,6 +46,7 @@ ORACLES = {
     "nadam": NAdam,
     "nadamw": NAdamW,
     "lookahead": Lookahead,
+    "prodigy": Prodigy,
     "schedule_free": ScheduleFreeAround,
     "schedule_free_sgd": ScheduleFreeSGD,
     "schedule_free_adamw": ScheduleFreeAdamW,

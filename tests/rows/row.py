@@ -28,6 +28,7 @@ class Row:
         steps_of_three: the steps that the optimizer inside has counted after three calls of `update`.
         mixes: whether the elements of a matrix depend on one another, so that gradients of extreme sizes need matrices
             of their own instead of a row each.
+        walks: whether some arguments matter only where the parameters have moved since the first step.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row:
     to_parameter: str = ""
     steps_of_three: int = 3
     mixes: bool = False
+    walks: bool = False
 
     def build(self, **changes: Any) -> Any:
         """The transformation with some arguments changed."""
