@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import sys
 from typing import Any
@@ -47,8 +48,9 @@ def patch() -> list[str]:
     ours = {id(theirs): ours for theirs, ours in pairs.values()}
     for theirs, function in pairs.values():
         # A test skips what is not annotated to take a schedule.
-        if "learning_rate" in getattr(function, "__annotations__", {}):
-            function.__annotations__["learning_rate"] = theirs.__annotations__["learning_rate"]
+        rate = inspect.signature(theirs).parameters.get("learning_rate")
+        if rate is not None and inspect.isfunction(function):
+            function.__annotations__["learning_rate"] = rate.annotation
     for name, module in list(sys.modules.items()):
         if name == "optax" or name.startswith("optax."):
             for attribute, value in list(vars(module).items()):

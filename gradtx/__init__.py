@@ -123,6 +123,7 @@ from gradtx._primitives.scaling import scale_by_learning_rate as scale_by_learni
 from gradtx._primitives.scaling import scale_by_rms as scale_by_rms
 from gradtx._primitives.scaling import scale_by_schedule as scale_by_schedule
 from gradtx._primitives.scaling import scale_by_sign as scale_by_sign
+from gradtx._primitives.scaling import scale_by_tanh as scale_by_tanh
 
 # Primitives: clipping unit by unit
 from gradtx._primitives.unitwise import adaptive_grad_clip as adaptive_grad_clip

@@ -15,7 +15,6 @@ OTHER_MEANING = {"bias_correction", "freeze", "inject_hyperparams", "scale_by_rm
 WITHOUT = {
     "chain": "any number of positional stages, under another name",
     "named_chain": "the same",
-    "scale_by_lion": "Optax's has variants with a smoothed sign, which its alias does not use",
 }
 # Defaults that differ, and why.
 DEFAULTS = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._primitives.clipping import clip
 from gradtx._primitives.interpolation import interpolate
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.resilient import scale_by_rprop
-from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_sign
+from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_sign, scale_by_tanh
 from gradtx._primitives.weight_decay import decoupled_weight_decay
 
 
@@ -44,18 +45,36 @@ def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -
     return chain(ema_first_moment(beta, accumulator_dtype), scale_by_sign(), scale_by_learning_rate(learning_rate))
 
 
-def scale_by_lion(b1: Any = 0.9, b2: Any = 0.99, mu_dtype: Any = None) -> Chain:
-    """The direction of `lion`, without weight decay and learning rate; arguments as there.
+def scale_by_lion(
+    b1: Any = 0.9,
+    b2: Any = 0.99,
+    mu_dtype: Any = None,
+    *,
+    mode: str = "hard",
+    smooth_beta: Any = 1.0,
+) -> Chain:
+    r"""The direction of `lion`, without weight decay and learning rate; arguments as there.
+
+    Args:
+        b1: as in `lion`.
+        b2: as in `lion`.
+        mu_dtype: as in `lion`.
+        mode: what stands for the sign: `"hard"` the sign, `"smooth"` $\tanh(\beta u)$, `"refined"` the update itself
+            where it is smaller than 1.
+        smooth_beta: $\beta$ of the smooth one.
 
     Returns:
-        `chain(ema_first_moment(b2), interpolate(b1), scale_by_sign())`.
+        `chain(ema_first_moment(b2), interpolate(b1), scale_by_sign())`, with `scale_by_tanh` or `clip` for the sign.
 
     Raises:
-        ValueError: `b2` is 0: there is no momentum to mix with.
+        ValueError: `b2` is 0: there is no momentum to mix with; or an unknown mode.
     """
     if isinstance(b2, (int, float)) and b2 == 0:
         raise ValueError("lion(b2=...): expected a decay rate in (0, 1), got 0")
-    return chain(ema_first_moment(b2, mu_dtype), interpolate(b1), scale_by_sign())
+    if mode not in ("hard", "smooth", "refined"):
+        raise ValueError(f"scale_by_lion(mode=...): expected 'hard', 'smooth' or 'refined', got {mode!r}")
+    signs = {"hard": scale_by_sign(), "smooth": scale_by_tanh(smooth_beta), "refined": clip(1.0)}
+    return chain(ema_first_moment(b2, mu_dtype), interpolate(b1), signs[mode])
 
 
 def lion(

@@ -114,6 +114,27 @@ class scale_by_sign(Leafwise):
         return signal.write(jnp.sign(signal.update))
 
 
+class scale_by_tanh(Leafwise):
+    r"""Replace the update by a smooth sign: $u \leftarrow \tanh(\beta u)$.
+
+    Args:
+        beta: $\beta$, how steep it is at 0; may be a schedule.
+
+    State:
+        none.
+
+    Raises:
+        TypeError: a leaf is complex.
+    """
+
+    beta: Any = number_field(default=1.0)
+
+    def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
+        if jnp.iscomplexobj(signal.update):
+            raise TypeError("scale_by_tanh: expected real updates, got complex ones, whose tanh has poles")
+        return signal.write(jnp.tanh(s.beta * signal.update))
+
+
 class identity(Leafwise):
     """Pass the update through.
 

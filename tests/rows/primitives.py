@@ -104,4 +104,20 @@ ROWS = [
         None,
         {"b1": 0.5},
     ),
+    Row(
+        "scale_by_lion",
+        gradtx.scale_by_lion,
+        optax.scale_by_lion,
+        {"b1": 0.5, "b2": 0.5, "mode": "refined", "smooth_beta": 0.5},
+        {"mode": "smooth"},
+        no_complex="complex numbers have no tanh here",
+    ),
+    Row(
+        "scale_by_lion_refined",
+        gradtx.scale_by_lion,
+        optax.scale_by_lion,
+        {"mode": "hard", "b1": 0.5},
+        {"mode": "refined"},
+        no_complex="complex numbers are not clipped one by one",
+    ),
 ]
