@@ -283,6 +283,18 @@ def inverse_time(count):
     return 0.1 / (1 + 0.01 * jnp.asarray(count, jnp.float64))
 
 
+def torch_amsgrad(learning_rate, b1, b2, eps):
+    """torch's AMSGrad corrects the bias of the largest raw moment."""
+    return gradtx.chain(
+        gradtx.ema_first_moment(b1),
+        gradtx.ema_second_moment(b2),
+        gradtx.running_max(),
+        gradtx.bias_correction(),
+        gradtx.scale_by_rms(eps),
+        gradtx.scale_by_learning_rate(learning_rate),
+    )
+
+
 # name: (torch.optim's class, its keywords, the same in gradtx)
 TORCH = {
     "sgd": ("SGD", {"lr": 0.1}, lambda: gradtx.sgd(0.1)),
@@ -304,6 +316,13 @@ TORCH = {
         lambda: gradtx.chain(gradtx.add_decayed_weights(0.1), gradtx.adam(0.1)),
     ),
     "adamw": ("AdamW", {"lr": 0.1, "weight_decay": 0.1}, lambda: gradtx.adamw(0.1, weight_decay=0.1)),
+    "amsgrad": (
+        "Adam",
+        {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-3, "amsgrad": True},
+        lambda: torch_amsgrad(0.1, 0.8, 0.99, 1e-3),
+    ),
+    "radam": ("RAdam", {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-30}, lambda: gradtx.radam(0.1, 0.8, 0.99, 1e-30)),
+    "adamax": ("Adamax", {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-3}, lambda: gradtx.adamax(0.1, 0.8, 0.99, 1e-3)),
     "rmsprop": (
         "RMSprop",
         {"lr": 0.1, "alpha": 0.9, "eps": 1e-3},

@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.signal import SecondMoment, Signal
+from gradtx._core.signal import SecondMoment, Signal, safe_divide
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise
 
@@ -20,7 +20,8 @@ class running_max(Leafwise):
 
     $$\tilde v_t = \max(\tilde v_{t-1}, v_t), \qquad \tilde v_0 = 0$$
 
-    Behind `bias_correction` the maximum is taken over the corrected moments (Optax), before it over the raw ones.
+    Behind `bias_correction` the maximum is taken over the corrected moments (Optax); before it over the raw ones, and the
+    correction divides their maximum by the weight of this step (PyTorch).
 
     State:
         `nu_max`: real, like the parameters.
@@ -43,6 +44,11 @@ class running_max(Leafwise):
         return {"nu_max": jnp.maximum(slots["nu_max"], signal.second.value())}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        assert signal.second is not None
-        one = jnp.ones_like(signal.second.weight)
-        return signal.replace(second=SecondMoment(slots["nu_max"], one, one - one, corrected=True))
+        second, largest = signal.second, slots["nu_max"]
+        assert second is not None
+        if second.corrected:
+            one = jnp.ones_like(second.weight)
+            return signal.replace(second=SecondMoment(largest, one, one - one, corrected=True))
+        # Weights grow, so no moment so far is larger than its mean: the quotient does not overflow.
+        mean, weight = safe_divide(largest, second.weight), second.weight
+        return signal.replace(second=SecondMoment(mean, weight, jnp.zeros_like(weight), has_bias=second.has_bias))

@@ -5,18 +5,22 @@ returns what to add to the parameter. Arguments are named as gradtx and Optax na
 its oracle from its own keywords. 0/0 is 0: no gradient, no update.
 """
 
+from reference.adabelief import AdaBelief
 from reference.adadelta import AdaDelta
 from reference.adagrad import AdaGrad
 from reference.adam import Adam, AdamL2, AdamW, AMSGrad, NAdam, NAdamW
+from reference.adamax import AdaMax, AdaMaxW
 from reference.ema import EMA
 from reference.layerwise import LAMB, LARS, Fromage
 from reference.muon import Muon
 from reference.optimistic import OptimisticGradientDescent
 from reference.prodigy import Prodigy
+from reference.radam import RAdam
 from reference.rmsprop import RMSProp
 from reference.sequences import Lookahead, ScheduleFreeAdamW, ScheduleFreeAround, ScheduleFreeSGD
 from reference.sgd import SGD
 from reference.signs import Lion, Rprop, SignSGD, Signum
+from reference.yogi import Yogi
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
@@ -45,6 +49,12 @@ ORACLES = {
     "amsgrad_raw": AMSGrad,
     "nadam": NAdam,
     "nadamw": NAdamW,
+    "radam": RAdam,
+    "radam_nesterov": RAdam,
+    "adamax": AdaMax,
+    "adamaxw": AdaMaxW,
+    "adabelief": AdaBelief,
+    "yogi": Yogi,
     "lookahead": Lookahead,
     "prodigy": Prodigy,
     "schedule_free": ScheduleFreeAround,

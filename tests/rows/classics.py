@@ -75,7 +75,7 @@ ROWS = [
         "rmsprop_centered_momentum",
         gradtx.rmsprop,
         optax.rmsprop,
-        {"decay": 0.5, "initial_scale": 0.5, "momentum": 0.5, "bias_correction": True},
+        {"decay": 0.5, "eps": 1e-2, "initial_scale": 0.5, "momentum": 0.5, "bias_correction": True},
         {"learning_rate": 0.1, "centered": True, "momentum": 0.9, "eps": 1e-4},
     ),
     Row(
@@ -93,7 +93,7 @@ ROWS = [
         },
         {"learning_rate": 0.1},
     ),
-    Row("adam_nesterov", gradtx.adam, optax.adam, {"b1": 0.5}, {"learning_rate": 0.1, "nesterov": True}),
+    Row("adam_nesterov", gradtx.adam, optax.adam, {"b1": 0.5, "eps": 1e-2}, {"learning_rate": 0.1, "nesterov": True}),
     Row(
         "adamw",
         gradtx.adamw,

@@ -32,6 +32,53 @@ ROWS = [
         None,
         {"eps": 1e-2, "eps_root": 1e-2},
     ),
+    Row(
+        "running_max",
+        lambda b2=0.999: gradtx.chain(
+            gradtx.ema_first_moment(), gradtx.ema_second_moment(b2), gradtx.running_max(), gradtx.scale_by_rms()
+        ),
+        lambda **kw: optax.scale_by_amsgrad(bias_correction_mu=False, bias_correction_nu=False, **kw),
+        {"b2": 0.5},
+    ),
+    Row(
+        "running_max_corrected",
+        lambda b2=0.999: gradtx.chain(
+            gradtx.ema_second_moment(b2), gradtx.running_max(), gradtx.bias_correction(), gradtx.scale_by_rms()
+        ),
+        None,
+        {"b2": 0.5},
+    ),
+    Row(
+        "rectified",
+        lambda b2=0.999, initial=0.0, **kw: gradtx.chain(
+            gradtx.ema_second_moment_of_length(b2, initial), gradtx.scale_by_rectified_rms(**kw)
+        ),
+        None,
+        {"b2": 0.99, "initial": 0.5, "eps": 1e-2, "eps_root": 1e-2, "threshold": 5.0},
+        {"threshold": 4.0},
+    ),
+    Row(
+        "scale_by_infinity_norm",
+        gradtx.scale_by_infinity_norm,
+        lambda **kw: optax.scale_by_adamax(b1=0.0, **kw),
+        {"b2": 0.5, "eps": 1e-2},
+    ),
+    Row(
+        "ema_belief_moment",
+        lambda **kw: gradtx.chain(
+            gradtx.ema_first_moment(), gradtx.ema_belief_moment(**kw), gradtx.bias_correction(), gradtx.scale_by_rms()
+        ),
+        lambda **kw: optax.scale_by_belief(eps=1e-8, **kw),
+        {"b2": 0.5, "eps_root": 1e-2},
+    ),
+    Row(
+        "additive_second_moment",
+        lambda **kw: gradtx.chain(
+            gradtx.additive_second_moment(**kw), gradtx.bias_correction(), gradtx.scale_by_rms(1e-3)
+        ),
+        lambda b2=0.999, initial=1e-6: optax.scale_by_yogi(b1=0.0, b2=b2, initial_accumulator_value=initial),
+        {"b2": 0.5, "initial": 0.5},
+    ),
     Row("trace", gradtx.trace, optax.trace, {"decay": 0.5, "accumulator_dtype": "bfloat16"}, {"decay": 0.9}),
     Row("nesterov", lambda: gradtx.chain(gradtx.trace(0.9), gradtx.nesterov()), lambda: optax.trace(0.9, True), {}),
     Row(

@@ -1,0 +1,74 @@
+"""AdaMax and AdaMaxW."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradtx._core.chain import Chain, chain
+from gradtx._primitives.bias_correction import bias_correction
+from gradtx._primitives.infinity_norm import scale_by_infinity_norm
+from gradtx._primitives.moments import ema_first_moment
+from gradtx._primitives.scaling import scale_by_learning_rate
+from gradtx._primitives.weight_decay import decoupled_weight_decay
+
+
+def adamax(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+) -> Chain:
+    """Adam with the decaying maximum of the gradient in place of its root mean square.
+
+    Args:
+        learning_rate: a number or a schedule.
+        b1: the decay of the first moment, in [0, 1), may be a schedule.
+        b2: the decay of the maximum, in [0, 1), may be a schedule.
+        eps: added to the size of each gradient, >= 0.
+
+    Returns:
+        `chain(ema_first_moment(b1), bias_correction(), scale_by_infinity_norm(b2, eps),
+        scale_by_learning_rate(learning_rate))`.
+
+    Source:
+        Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, Algorithm 2.
+    """
+    return chain(
+        ema_first_moment(b1),
+        bias_correction(),
+        scale_by_infinity_norm(b2, eps),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamaxw(
+    learning_rate: Any,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 1e-4,
+    mask: Any = None,
+) -> Chain:
+    """AdaMax with decoupled weight decay.
+
+    Args:
+        learning_rate: a number or a schedule; it multiplies the decay too.
+        b1: the decay of the first moment, in [0, 1), may be a schedule.
+        b2: the decay of the maximum, in [0, 1), may be a schedule.
+        eps: added to the size of each gradient, >= 0.
+        weight_decay: >= 0, a number or a schedule.
+        mask: which leaves decay; see `adamw`.
+
+    Returns:
+        AdaMax's chain with `decoupled_weight_decay(weight_decay, mask)` before the learning rate.
+
+    Source:
+        Kingma & Ba, arXiv:1412.6980, Algorithm 2; Loshchilov & Hutter, arXiv:1711.05101, for the decay.
+    """
+    return chain(
+        ema_first_moment(b1),
+        bias_correction(),
+        scale_by_infinity_norm(b2, eps),
+        decoupled_weight_decay(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
