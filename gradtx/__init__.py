@@ -29,6 +29,7 @@ from gradtx._matrices import matrices as matrices
 
 # Optimizers
 from gradtx._optimizers.adabelief import adabelief as adabelief
+from gradtx._optimizers.adabelief import scale_by_belief as scale_by_belief
 from gradtx._optimizers.adadelta import adadelta as adadelta
 from gradtx._optimizers.adadelta import scale_by_adadelta as scale_by_adadelta
 from gradtx._optimizers.adagrad import adagrad as adagrad
@@ -38,6 +39,7 @@ from gradtx._optimizers.adam import adamw as adamw
 from gradtx._optimizers.adam import scale_by_adam as scale_by_adam
 from gradtx._optimizers.adamax import adamax as adamax
 from gradtx._optimizers.adamax import adamaxw as adamaxw
+from gradtx._optimizers.adamax import scale_by_adamax as scale_by_adamax
 from gradtx._optimizers.amsgrad import amsgrad as amsgrad
 from gradtx._optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
 from gradtx._optimizers.averaging import ema as ema
@@ -51,6 +53,7 @@ from gradtx._optimizers.nadam import nadamw as nadamw
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.prodigy import prodigy as prodigy
 from gradtx._optimizers.radam import radam as radam
+from gradtx._optimizers.radam import scale_by_radam as scale_by_radam
 from gradtx._optimizers.rmsprop import rmsprop as rmsprop
 from gradtx._optimizers.rmsprop import scale_by_stddev as scale_by_stddev
 from gradtx._optimizers.schedule_free import schedule_free as schedule_free
@@ -62,6 +65,7 @@ from gradtx._optimizers.signs import rprop as rprop
 from gradtx._optimizers.signs import scale_by_lion as scale_by_lion
 from gradtx._optimizers.signs import sign_sgd as sign_sgd
 from gradtx._optimizers.signs import signum as signum
+from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
 from gradtx._optimizers.yogi import yogi as yogi
 
 # Primitives: estimators
@@ -82,13 +86,15 @@ from gradtx._primitives.clipping import normalize_by_update_norm as normalize_by
 
 # Primitives: scaling
 from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
-from gradtx._primitives.infinity_norm import scale_by_infinity_norm as scale_by_infinity_norm
 
 # Primitives: learning rates that are estimated
 from gradtx._primitives.distance import scale_by_prodigy as scale_by_prodigy
 
 # Primitives: gathering
 from gradtx._primitives.gathering import apply_every as apply_every
+
+# Primitives: scaling
+from gradtx._primitives.infinity_norm import scale_by_infinity_norm as scale_by_infinity_norm
 
 # Primitives: momentum
 from gradtx._primitives.interpolation import interpolate as interpolate
@@ -120,9 +126,15 @@ from gradtx._primitives.parameter_averages import average_parameters as average_
 from gradtx._primitives.parameter_averages import averaged_parameters as averaged_parameters
 from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters
 from gradtx._primitives.parameter_averages import synchronize_slow_weights as synchronize_slow_weights
+
+# Primitives: rectification
 from gradtx._primitives.rectification import ema_second_moment_of_length as ema_second_moment_of_length
 from gradtx._primitives.rectification import scale_by_rectified_rms as scale_by_rectified_rms
+
+# Primitives: by sign
 from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
+
+# Primitives: estimators
 from gradtx._primitives.running_max import running_max as running_max
 
 # Primitives: scaling
@@ -141,6 +153,8 @@ from gradtx._primitives.unitwise import unitwise_norm as unitwise_norm
 # Primitives: weight decay
 from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_weights
 from gradtx._primitives.weight_decay import decoupled_weight_decay as decoupled_weight_decay
+
+# Primitives: estimators
 from gradtx._primitives.yogi import additive_second_moment as additive_second_moment
 
 # Wrappers

@@ -12,6 +12,28 @@ from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 
 
+def scale_by_belief(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-16,
+    eps_root: Any = 1e-16,
+    *,
+    nesterov: bool = False,
+) -> Chain:
+    """The direction of `adabelief`, without its learning rate; arguments as there.
+
+    Returns:
+        `chain(ema_first_moment(b1), ema_belief_moment(b2, eps_root), bias_correction(), scale_by_rms(eps))`.
+    """
+    return chain(
+        ema_first_moment(b1),
+        ema_belief_moment(b2, eps_root),
+        *([look_ahead()] if nesterov else []),
+        bias_correction(),
+        scale_by_rms(eps),
+    )
+
+
 def adabelief(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -45,11 +67,5 @@ def adabelief(
         Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients", arXiv:2010.07468,
         Algorithm 2.
     """
-    return chain(
-        ema_first_moment(b1),
-        ema_belief_moment(b2, eps_root),
-        *([look_ahead()] if nesterov else []),
-        bias_correction(),
-        scale_by_rms(eps),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
+    return chain(direction, scale_by_learning_rate(learning_rate))

@@ -12,6 +12,15 @@ from gradtx._primitives.scaling import scale_by_learning_rate
 from gradtx._primitives.weight_decay import decoupled_weight_decay
 
 
+def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Chain:
+    """The direction of `adamax`, without its learning rate; arguments as there.
+
+    Returns:
+        `chain(ema_first_moment(b1), bias_correction(), scale_by_infinity_norm(b2, eps))`.
+    """
+    return chain(ema_first_moment(b1), bias_correction(), scale_by_infinity_norm(b2, eps))
+
+
 def adamax(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -33,12 +42,7 @@ def adamax(
     Source:
         Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, Algorithm 2.
     """
-    return chain(
-        ema_first_moment(b1),
-        bias_correction(),
-        scale_by_infinity_norm(b2, eps),
-        scale_by_learning_rate(learning_rate),
-    )
+    return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
 
 
 def adamaxw(
@@ -65,10 +69,5 @@ def adamaxw(
     Source:
         Kingma & Ba, arXiv:1412.6980, Algorithm 2; Loshchilov & Hutter, arXiv:1711.05101, for the decay.
     """
-    return chain(
-        ema_first_moment(b1),
-        bias_correction(),
-        scale_by_infinity_norm(b2, eps),
-        decoupled_weight_decay(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
-    )
+    decay = decoupled_weight_decay(weight_decay, mask)
+    return chain(scale_by_adamax(b1, b2, eps), decay, scale_by_learning_rate(learning_rate))

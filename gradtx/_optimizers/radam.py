@@ -12,6 +12,30 @@ from gradtx._primitives.rectification import ema_second_moment_of_length, scale_
 from gradtx._primitives.scaling import scale_by_learning_rate
 
 
+def scale_by_radam(
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    threshold: Any = 5.0,
+    *,
+    nesterov: bool = False,
+) -> Chain:
+    """The direction of `radam`, without its learning rate; arguments as there.
+
+    Returns:
+        `chain(ema_first_moment(b1), ema_second_moment_of_length(b2), bias_correction(),
+        scale_by_rectified_rms(eps, eps_root, threshold))`.
+    """
+    return chain(
+        ema_first_moment(b1),
+        *([look_ahead()] if nesterov else []),
+        ema_second_moment_of_length(b2),
+        bias_correction(),
+        scale_by_rectified_rms(eps, eps_root, threshold),
+    )
+
+
 def radam(
     learning_rate: Any,
     b1: Any = 0.9,
@@ -45,11 +69,5 @@ def radam(
     Source:
         Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv:1908.03265, Algorithm 2.
     """
-    return chain(
-        ema_first_moment(b1),
-        *([look_ahead()] if nesterov else []),
-        ema_second_moment_of_length(b2),
-        bias_correction(),
-        scale_by_rectified_rms(eps, eps_root, threshold),
-        scale_by_learning_rate(learning_rate),
-    )
+    direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
+    return chain(direction, scale_by_learning_rate(learning_rate))
