@@ -65,6 +65,7 @@ from gradtx._optimizers.signs import rprop as rprop
 from gradtx._optimizers.signs import scale_by_lion as scale_by_lion
 from gradtx._optimizers.signs import sign_sgd as sign_sgd
 from gradtx._optimizers.signs import signum as signum
+from gradtx._optimizers.soap import soap as soap
 from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
 from gradtx._optimizers.yogi import yogi as yogi
 
@@ -89,6 +90,10 @@ from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
 
 # Primitives: learning rates that are estimated
 from gradtx._primitives.distance import scale_by_prodigy as scale_by_prodigy
+
+# Primitives: matrices
+from gradtx._primitives.eigenbasis import from_eigenbasis as from_eigenbasis
+from gradtx._primitives.eigenbasis import to_eigenbasis as to_eigenbasis
 
 # Primitives: gathering
 from gradtx._primitives.gathering import apply_every as apply_every

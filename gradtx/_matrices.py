@@ -61,17 +61,20 @@ class axes_are:
         return False
 
 
-def leaves_with(given: Any, but: tuple[Any, ...]) -> list[tuple[axes_are, MuonDimensionNumbers]]:
+def leaves_with(
+    given: Any, but: tuple[Any, ...], where: str = "muon(muon_weight_dimension_numbers=...)"
+) -> list[tuple[axes_are, MuonDimensionNumbers]]:
     """For all different dimension numbers in a table or tree of them which leaves have them.
 
     Args:
         given: a tree of `MuonDimensionNumbers` and None; a dict from path patterns to them is one.
         but: patterns of what has none.
+        where: the argument that they were given as, for messages.
     """
     if callable(given):
         raise TypeError(
-            "muon(muon_weight_dimension_numbers=...): expected a dict from path patterns to MuonDimensionNumbers or a "
-            f"tree of them, got the function {given!r}; call it on the parameters"
+            f"{where}: expected a dict from path patterns to MuonDimensionNumbers or a tree of them, "
+            f"got the function {given!r}; call it on the parameters"
         )
     flat = jax.tree_util.tree_flatten_with_path(given, is_leaf=_is_entry)[0]
     table: list[tuple[Any, MuonDimensionNumbers | None]] = [(pattern, None) for pattern in _patterns(but)]
@@ -79,7 +82,7 @@ def leaves_with(given: Any, but: tuple[Any, ...]) -> list[tuple[axes_are, MuonDi
         try:
             found = dimension_numbers(numbers)
         except TypeError as error:
-            raise TypeError(f"muon(muon_weight_dimension_numbers=...): {trees.path_name(path)}: {error}") from error
+            raise TypeError(f"{where}: {trees.path_name(path)}: {error}") from error
         # A pattern given as a key, or the path of a leaf or of a part of the tree with all that is in it.
         name = trees.path_name(path) if path else "**"
         table += [(name, found), (f"{name}/**", found)]

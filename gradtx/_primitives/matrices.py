@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 Array = jax.Array
 
@@ -96,6 +97,11 @@ def adjoint(x: Array) -> Array:
 def transpose(x: Array) -> Array:
     """The transpose of each matrix."""
     return jnp.swapaxes(x, -1, -2)
+
+
+def placed_like(x: Array, reference: Array) -> Array:
+    """An array with the sharding of another of its shape, which products with replicated matrices would lose."""
+    return shard_alike(x, reference)[0] if jax.device_count() > 1 else x
 
 
 def largest(x: Array) -> Array:

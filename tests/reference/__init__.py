@@ -20,6 +20,7 @@ from reference.rmsprop import RMSProp
 from reference.sequences import Lookahead, ScheduleFreeAdamW, ScheduleFreeAround, ScheduleFreeSGD
 from reference.sgd import SGD
 from reference.signs import Lion, Rprop, SignSGD, Signum
+from reference.soap import SOAP
 from reference.yogi import Yogi
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
@@ -61,4 +62,5 @@ ORACLES = {
     "schedule_free_sgd": ScheduleFreeSGD,
     "schedule_free_adamw": ScheduleFreeAdamW,
     "muon": Muon,
+    "soap": SOAP,
 }

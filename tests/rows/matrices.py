@@ -50,6 +50,29 @@ OPTIMIZERS = [
         shape=(3, 4),
         mixes=True,
     ),
+    Row(
+        "soap",
+        gradtx.soap,
+        None,
+        {
+            "learning_rate": 0.2,
+            "b1": 0.5,
+            "b2": 0.8,
+            "shampoo_beta": 0.5,
+            "eps": 0.5,
+            "weight_decay": 0.2,
+            "precondition_frequency": 2,
+            "max_precond_dim": 3,
+            "mask": nowhere,
+            "mu_dtype": "bfloat16",
+            "dimension_numbers": {},
+            "adam_paths": ("**/matrix",),
+        },
+        {"learning_rate": 0.1},
+        {"shampoo_beta": {"precondition_frequency": 2}},
+        shape=(3, 4),
+        mixes=True,
+    ),
 ]
 PRIMITIVES = [
     Row(
@@ -63,5 +86,19 @@ PRIMITIVES = [
             "preconditioning": "aol",
             "dtype": "bfloat16",
         },
+    ),
+    Row(
+        "to_eigenbasis",
+        lambda **kw: gradtx.chain(
+            gradtx.to_eigenbasis(**kw), gradtx.ema_second_moment(0.9), gradtx.scale_by_rms(), gradtx.from_eigenbasis()
+        ),
+        None,
+        {
+            "beta": 0.5,
+            "every": 2,
+            "max_dim": 3,
+            "mask": nowhere,
+        },
+        needs={"beta": {"every": 1}},
     ),
 ]
