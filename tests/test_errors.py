@@ -295,6 +295,24 @@ def test_replaced_schedule_where_state_is_missing():
             "nesterov belongs right behind the momentum",
         ),
         (
+            gradtx.chain(gradtx.ema_second_moment(), gradtx.scale_by_rectified_rms()),
+            "scale_by_rectified_rms needs the length .* ema_second_moment_of_length",
+        ),
+        (
+            gradtx.chain(gradtx.ema_second_moment_of_length(), gradtx.running_max(), gradtx.scale_by_rectified_rms()),
+            "another stage has replaced the second moment since",
+        ),
+        (gradtx.ema_belief_moment(), "ema_belief_moment needs an estimator of the first moment"),
+        (gradtx.chain(gradtx.trace(0.9), gradtx.ema_belief_moment()), "a trace is a sum, not an average"),
+        (
+            gradtx.chain(gradtx.ema_first_moment(), gradtx.bias_correction(), gradtx.ema_belief_moment()),
+            "ema_belief_moment belongs right behind the first moment",
+        ),
+        (
+            gradtx.chain(gradtx.ema_first_moment(), gradtx.ema_second_moment(), gradtx.ema_belief_moment()),
+            "would estimate the second moment that ema_second_moment already estimates",
+        ),
+        (
             gradtx.chain(gradtx.ema_second_moment(), gradtx.scope(gradtx.scale_by_rms())),
             "scale_by_rms needs an estimator of the second moment",
         ),
