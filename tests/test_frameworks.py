@@ -84,6 +84,48 @@ def test_equinox(tx):
     assert eqx.combine(dynamic, static) == tx
 
 
+# ---- orbax ----
+
+SCHEDULED = schedules.linear_schedule(0.5, 0.9, 20)
+SAVED = {
+    "adamw": gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adamw(1e-2)),
+    "scheduled": gradtx.sgd(schedules.cosine_decay_schedule(1e-2, 20), SCHEDULED, nesterov=True),
+    "groups": gradtx.by_path({"**/bias": gradtx.rmsprop(1e-2, centered=True), "**": gradtx.lion(1e-3)}),
+    "injected": gradtx.inject_hyperparams(gradtx.adam(1e-2)),
+    "accumulating": gradtx.accumulate_gradients(gradtx.adam(1e-2), 3),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_orbax_restores_the_same_run(name, tmp_path):
+    ocp = pytest.importorskip("orbax.checkpoint")
+    tx = SAVED[name]
+    params = {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1, jnp.bfloat16)}
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(lambda p: jnp.mean((X @ p["kernel"] + p["bias"] - Y) ** 2))(params)
+        updates, state = tx.update(grads, state, params)
+        return gradtx.apply_updates(params, updates), state
+
+    def train(params, state, steps):
+        for _ in range(steps):
+            params, state = step(params, state)
+        return params, state
+
+    params, state = train(params, tx.init(params), 5)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", {"params": params, "state": state})
+        checkpointer.wait_until_finished()
+        shapes = jax.eval_shape(lambda: params)
+        restored = checkpointer.restore(tmp_path / "run", {"params": shapes, "state": jax.eval_shape(tx.init, shapes)})
+    assert jax.tree.structure(restored["state"]) == jax.tree.structure(state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(restored["state"], state)
+    went_on = train(params, state, 10)
+    chex.assert_trees_all_equal(train(restored["params"], restored["state"], 10), went_on)
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (went_on[0], params)), strict=True))
+
+
 # ---- inject_hyperparams ----
 
 TREE = {"w": jnp.array([1.0, -2.0, 3.0])}

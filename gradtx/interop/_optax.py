@@ -1,0 +1,228 @@
+"""Optax states, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from gradtx._core import trees
+from gradtx._core.plan import label
+from gradtx._core.slots import State
+from gradtx._core.stages import Stage
+from gradtx._primitives.deltas import scale_by_delta_rms
+from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
+from gradtx._primitives.momentum import trace
+from gradtx._primitives.optimism import scale_by_optimistic_gradient
+from gradtx._primitives.running_max import running_max
+from gradtx.interop._slots import Layout, Raws, _like, agreed_count, assemble, is_masked, layout_of, raw_arrays
+
+Place = tuple[type[Stage], str]  # a kind of stage, and the name of one of its raw arrays
+
+# What the fields of an Optax state hold: in order, since a chain may have two stages of a kind.
+RECORDS: dict[str, dict[str, Place]] = {
+    "ScaleByAdamState": {"mu": (ema_first_moment, "mu"), "nu": (ema_second_moment, "nu")},
+    "ScaleByAmsgradState": {
+        "mu": (ema_first_moment, "mu"),
+        "nu": (ema_second_moment, "nu"),
+        "nu_max": (running_max, "nu_max"),
+    },
+    "ScaleByRmsState": {"nu": (ema_second_moment, "nu")},
+    "ScaleByRmsWithCountState": {"nu": (ema_second_moment, "nu")},
+    "ScaleByRStdDevState": {"mu": (ema_centered_moment, "mu"), "nu": (ema_centered_moment, "nu")},
+    "ScaleByRStdDevWithCountState": {"mu": (ema_centered_moment, "mu"), "nu": (ema_centered_moment, "nu")},
+    "ScaleByRssState": {"sum_of_squares": (sum_of_squares, "nu")},
+    "ScaleByAdaDeltaState": {"e_g": (ema_second_moment, "nu"), "e_x": (scale_by_delta_rms, "delta")},
+    "ScaleByLionState": {"mu": (ema_first_moment, "mu")},
+    "ScaleByOptimisticGradientState": {"previous_gradient": (scale_by_optimistic_gradient, "previous_gradient")},
+    "TraceState": {"trace": (trace, "trace")},
+    "EmaState": {"ema": (ema_first_moment, "mu")},
+}
+# States around others, or with nothing but a count.
+CONTAINERS: dict[str, tuple[str, ...]] = {
+    "EmptyState": (),
+    "MaskedNode": (),
+    "MaskedState": ("inner_state",),
+    "PartitionState": ("inner_states",),
+    "MultiTransformState": ("inner_states",),
+    "InjectHyperparamsState": ("inner_state",),
+    "InjectStatefulHyperparamsState": ("inner_state", "hyperparams_states"),
+    "WrappedScheduleState": (),
+    "ScaleByScheduleState": (),
+    "WeightDecaySchedule": (),
+}
+
+
+class _Record(NamedTuple):
+    where: str
+    state: Any
+    fields: dict[str, Place]
+
+
+def from_optax(tx: Any, optax_state: Any, params: Any, *, count: int | None = None) -> State:
+    """The state of a gradtx chain that goes on where an Optax optimizer stopped.
+
+    Optax's raw averages become debiased means. States are matched by kind and in order, leaf by leaf, so masks and
+    groups (`optax.masked`, `optax.partition`) fit `mask=` and `by_path` if they choose the same leaves.
+
+    Args:
+        tx: the gradtx chain, with the hyperparameters that the Optax optimizer had.
+        optax_state: the state of the Optax optimizer.
+        params: the parameters.
+        count: the number of completed steps, if the state holds none (`optax.sgd` with a constant learning rate).
+
+    Returns:
+        A state for `tx.update`, float32 whatever dtype Optax kept (float64 for float64 parameters).
+
+    Raises:
+        TypeError: a state of Optax's, or a stage of `tx`, has no counterpart; or `tx` is no chain.
+        ValueError: the two keep different things for a leaf, or in other shapes; or the step count is missing.
+    """
+    caller = "from_optax"
+    layout = layout_of(tx, params, caller)
+    records, counts = _records(optax_state, caller)
+    steps = agreed_count(counts, count, caller, "this Optax state holds no step count")
+    raws: Raws = {(i, n): {} for n, column in enumerate(layout.columns) for i in column}
+    for n, i, name, record, field in _matches(layout, records, caller):
+        array = _leaves(layout, record, field, caller)[n]
+        if np.shape(array) != np.shape(layout.leaves[n]):
+            raise ValueError(
+                f"{caller}: leaf {layout.paths[n]}: expected {record.where}.{field} of the parameter's shape "
+                f"{np.shape(layout.leaves[n])}, got {np.shape(array)}"
+            )
+        raws[i, n][name] = array
+    return assemble(tx, params, layout, steps, raws)
+
+
+def to_optax(tx: Any, state: State, params: Any, *, like: Any) -> Any:
+    """The Optax state with which an Optax optimizer goes on where a gradtx chain stopped.
+
+    Args:
+        tx: the gradtx chain.
+        state: its state.
+        params: the parameters.
+        like: the Optax optimizer, or a state from its `init`. What is not an average (injected hyperparameters) is taken
+            from there.
+
+    Returns:
+        A state of the structure and dtypes of `like`.
+
+    Raises:
+        TypeError: a state of Optax's, or a stage of `tx`, has no counterpart; or `tx` is no chain.
+        ValueError: the two keep different things for a leaf.
+    """
+    caller = "to_optax"
+    layout = layout_of(tx, params, caller)
+    template = like.init(params) if isinstance(like, optax.GradientTransformation) else like
+    records, _ = _records(template, caller)
+    steps, raws = raw_arrays(state, layout, caller)
+    new: dict[tuple[str, str], list[Any]] = {}
+    for n, i, name, record, field in _matches(layout, records, caller):
+        key = record.where, field
+        if key not in new:
+            new[key] = list(_leaves(layout, record, field, caller))
+        new[key][n] = _like(raws[i, n][name], new[key][n])
+
+    def fill(node: Any, where: str) -> Any:
+        changes: dict[str, Any] = {f: _like(np.asarray(steps), getattr(node, f)) for f in _counts(node)}
+        if type(node).__name__ in RECORDS:
+            for field in RECORDS[type(node).__name__]:
+                tree = getattr(node, field)
+                changes[field] = (
+                    jax.tree.unflatten(layout.treedef, new[where, field]) if (where, field) in new else tree
+                )
+        if "is_initial_step" in node._fields:
+            changes["is_initial_step"] = _like(np.asarray(steps == 0), node.is_initial_step)
+        return node._replace(**changes)
+
+    return _rebuild(template, "state", fill, caller)
+
+
+def _rebuild(node: Any, where: str, visit: Callable[[Any, str], Any], caller: str) -> Any:
+    """An Optax state in which each part is what `visit(part, path)` makes of it."""
+    if hasattr(node, "_fields"):
+        kind = type(node).__name__
+        if kind not in RECORDS and kind not in CONTAINERS:
+            raise TypeError(
+                f"{caller}: {where} is a {kind}, which has no counterpart in a chain; those that have: "
+                f"{', '.join(sorted(RECORDS))}"
+            )
+        inner = {f: _rebuild(getattr(node, f), f"{where}.{f}", visit, caller) for f in CONTAINERS.get(kind, ())}
+        return visit(node._replace(**inner) if inner else node, where)
+    if isinstance(node, (tuple, list)):
+        return type(node)(_rebuild(x, f"{where}[{i}]", visit, caller) for i, x in enumerate(node))
+    if isinstance(node, dict):
+        return {k: _rebuild(x, f"{where}[{k!r}]", visit, caller) for k, x in node.items()}
+    raise TypeError(
+        f"{caller}: expected {where} to be a state of Optax's, got {node!r:.100} of type {type(node).__name__}"
+    )
+
+
+def _counts(node: Any) -> list[str]:
+    return ["count"] if "count" in node._fields else []
+
+
+def _records(state: Any, caller: str) -> tuple[list[_Record], dict[str, int]]:
+    """The parts of an Optax state that hold moments, in order, and all its step counts."""
+    records: list[_Record] = []
+    counts: dict[str, int] = {}
+
+    def visit(node: Any, where: str) -> Any:
+        kind = type(node).__name__
+        if kind in RECORDS:
+            records.append(_Record(where, node, RECORDS[kind]))
+        for field in _counts(node):
+            value = getattr(node, field)
+            if not isinstance(value, jax.ShapeDtypeStruct):
+                counts[f"{where}.{field}"] = int(value)
+        return node
+
+    _rebuild(state, "state", visit, caller)
+    return records, counts
+
+
+def _leaves(layout: Layout, record: _Record, field: str, caller: str) -> list[Any]:
+    """A field's arrays, leaf by leaf; `optax.MaskedNode()` where there is none."""
+    tree = getattr(record.state, field)
+    try:
+        return layout.treedef.flatten_up_to(tree)
+    except (ValueError, TypeError) as error:
+        reference = jax.tree.unflatten(layout.treedef, layout.leaves)
+        message = trees._structure_message(reference, tree, f"{record.where}.{field}", "the parameters")
+        raise ValueError(f"{caller}: {message}") from error
+
+
+def _matches(layout: Layout, records: list[_Record], caller: str) -> list[tuple[int, int, str, _Record, str]]:
+    """`(leaf, stage, raw name, record, field)` for every array that a chain and an Optax state both keep."""
+    flat = {(r.where, f): _leaves(layout, r, f, caller) for r in records for f in r.fields}
+    found = []
+    for n, column in enumerate(layout.columns):
+        path, left = layout.paths[n], list(column)
+        for record in records:
+            mine: dict[type[Stage], int] = {}
+            for field, (kind, name) in record.fields.items():
+                if is_masked(flat[record.where, field][n]):
+                    continue
+                if kind not in mine:
+                    place = next((i for i in left if type(layout.stages[i]) is kind), None)
+                    if place is None:
+                        raise ValueError(
+                            f"{caller}: leaf {path}: {record.where} ({type(record.state).__name__}) has {field!r}, for which "
+                            f"the chain has no {kind.__name__} there; it keeps {_names(layout, column)}"
+                        )
+                    left.remove(place)
+                    mine[kind] = place
+                found.append((n, mine[kind], name, record, field))
+        if left:
+            raise ValueError(
+                f"{caller}: leaf {path}: the Optax state has nothing for {_names(layout, left)}; it is made of "
+                f"{', '.join(type(r.state).__name__ for r in records) or 'nothing that keeps moments'}"
+            )
+    return found
+
+
+def _names(layout: Layout, stages: list[int]) -> str:
+    return ", ".join(label(layout.stages[i]) for i in stages) or "nothing"

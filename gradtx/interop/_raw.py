@@ -1,0 +1,189 @@
+"""What other libraries store: raw averages and sums, from and to the debiased means that gradtx stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core.dtypes import scalar_dtype
+from gradtx._core.hyperparameters import Decay
+from gradtx._core.plan import label
+from gradtx._core.schedule import Schedule
+from gradtx._core.signal import square
+from gradtx._core.stages import Stage
+from gradtx._primitives.averages import WEIGHT
+from gradtx._primitives.deltas import scale_by_delta_rms
+from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
+from gradtx._primitives.momentum import trace
+from gradtx._primitives.optimism import scale_by_optimistic_gradient
+from gradtx._primitives.resilient import scale_by_rprop
+from gradtx._primitives.running_max import running_max
+
+Arrays = dict[str, Any]
+
+
+class Weights(NamedTuple):
+    """What the past weighs in a raw average after some steps, as float64.
+
+    Attributes:
+        total: `w`, by which a debiased mean is multiplied to be the raw average.
+        left: the product of the decays, by which the initial value has shrunk.
+        start: the initial value of the average.
+    """
+
+    total: float
+    left: float
+    start: float = 0.0
+
+
+class Conversion(NamedTuple):
+    """How the slots of one kind of stage are computed from raw arrays, and back. Arrays are float64.
+
+    Attributes:
+        raw: the names of the raw arrays.
+        store: `(raw, weights) -> slots`.
+        load: `(slots, weights) -> raw`.
+        weights: `(stage, count, weight slot or None) -> Weights`.
+    """
+
+    raw: tuple[str, ...]
+    store: Callable[[Arrays, Weights], Arrays]
+    load: Callable[[Arrays, Weights], Arrays]
+    weights: Callable[[Any, int, Any], Weights]
+
+
+def _divide(x: Any, weight: float) -> Any:
+    return x / weight if weight else jnp.zeros_like(x)  # no step, or none that counted: the mean of nothing
+
+
+def _average(stage: Any, decay: Any, count: int, kept: Any, *, unit_gain: bool = False) -> tuple[float, float]:
+    """The total weight after `count` steps, and what is left of the start."""
+    if kept is not None:
+        high, low, left = np.asarray(kept, np.float64)
+        return float(high + low), float(left) if count else 1.0
+    if isinstance(decay, Schedule):
+        total, left = 0.0, 1.0
+        for complement in _complements(stage, decay, count):
+            total += (1.0 if unit_gain else complement) - complement * total
+            left *= 1.0 - complement
+        return total, left
+    complement = decay.complement
+    if not isinstance(complement, float) and np.ndim(complement):
+        raise ValueError(f"{label(stage)}: expected one decay rate, got an array of shape {np.shape(complement)}")
+    complement = float(complement)
+    left = (1.0 - complement) ** count if complement == 1.0 else float(np.exp(count * np.log1p(-complement)))
+    total = 1.0 - left if complement == 1.0 else -float(np.expm1(count * np.log1p(-complement)))
+    return total / complement if unit_gain else total, left
+
+
+def _complements(stage: Stage, schedule: Schedule, count: int) -> Any:
+    """`1 - b` at each of the steps so far, as the steps themselves compute it."""
+    if not count:
+        return []
+    with jax.numpy_dtype_promotion("standard"):
+        values = jax.lax.map(lambda c: jnp.asarray(schedule(c), scalar_dtype()), jnp.arange(count, dtype=jnp.int32))
+    if values.ndim != 1:
+        raise ValueError(f"{label(stage)}: expected a schedule of scalars, got shape {values.shape[1:]}")
+    return (1.0 - np.asarray(values, np.float64)).tolist()
+
+
+def _of_moment(name: str) -> Callable[[Any, int, Any], Weights]:
+    def weights(stage: Any, count: int, kept: Any) -> Weights:
+        total, left = _average(stage, getattr(stage, name), count, kept)
+        return Weights(total, left, float(getattr(stage, "initial", 0.0)))
+
+    return weights
+
+
+def _of_trace(stage: Any, count: int, kept: Any) -> Weights:
+    return Weights(*_average(stage, stage.decay, count, kept, unit_gain=True))
+
+
+def _of_sum(stage: Any, count: int, kept: Any) -> Weights:
+    return Weights(float(count), 1.0, float(stage.initial))
+
+
+def _unchanged(stage: Any, count: int, kept: Any) -> Weights:
+    return Weights(1.0, 0.0)
+
+
+def _scaled(name: str, weights: Callable[[Any, int, Any], Weights]) -> Conversion:
+    """One slot, the raw array divided by its weight."""
+
+    def store(raw: Arrays, w: Weights) -> Arrays:
+        return {name: _divide(raw[name] - _start(w), w.total)}
+
+    def load(slots: Arrays, w: Weights) -> Arrays:
+        return {name: slots[name] * w.total + _start(w)}
+
+    return Conversion((name,), store, load, weights)
+
+
+def _start(w: Weights) -> float:
+    return w.start * w.left
+
+
+def _store_centered(raw: Arrays, w: Weights) -> Arrays:
+    mean = _divide(raw["mu"], w.total)
+    # Variance is a difference there, and may come out negative by rounding.
+    return {"mu": mean, "nu": jnp.maximum(_divide(raw["nu"] - _start(w), w.total) - square(mean), 0.0)}
+
+
+def _load_centered(slots: Arrays, w: Weights) -> Arrays:
+    return {"mu": slots["mu"] * w.total, "nu": (slots["nu"] + square(slots["mu"])) * w.total + _start(w)}
+
+
+def _store_rprop(raw: Arrays, w: Weights) -> Arrays:
+    return {"step_sizes": raw["step_sizes"], "previous_sign": jnp.sign(raw["previous_sign"])}
+
+
+def _load_as_is(slots: Arrays, w: Weights) -> Arrays:
+    return dict(slots)
+
+
+CONVERSIONS: dict[type[Stage], Conversion] = {
+    ema_first_moment: _scaled("mu", _of_moment("b1")),
+    ema_second_moment: _scaled("nu", _of_moment("b2")),
+    ema_centered_moment: Conversion(("mu", "nu"), _store_centered, _load_centered, _of_moment("decay")),
+    sum_of_squares: _scaled("nu", _of_sum),
+    trace: _scaled("trace", _of_trace),
+    scale_by_delta_rms: _scaled("delta", _of_moment("rho")),
+    running_max: _scaled("nu_max", _unchanged),
+    scale_by_optimistic_gradient: _scaled("previous_gradient", _unchanged),
+    scale_by_rprop: Conversion(("step_sizes", "previous_sign"), _store_rprop, _load_as_is, _unchanged),
+}
+
+
+def conversion_of(stage: Stage) -> Conversion:
+    """The conversion for a stage.
+
+    Raises:
+        TypeError: there is none for its kind.
+    """
+    found = CONVERSIONS.get(type(stage))
+    if found is None:
+        known = ", ".join(sorted(kind.__name__ for kind in CONVERSIONS))
+        raise TypeError(f"{label(stage)}: its state has no counterpart elsewhere; those that have: {known}")
+    return found
+
+
+def decay_of(stage: Stage) -> Any:
+    """The decay of a stage as a float; None if it has none, or follows a schedule."""
+    for name in ("b1", "b2", "decay", "rho"):
+        value = getattr(stage, name, None)
+        if isinstance(value, Decay):
+            return float(value)
+    return None
+
+
+def weight_arrays(w: Weights, dtype: Any) -> np.ndarray:
+    """The slot that a stage with a scheduled decay keeps: the total weight as two floats, and what is left."""
+    high = np.asarray(w.total, dtype)
+    return np.asarray([high, w.total - float(high), w.left], dtype)
+
+
+__all__ = ["CONVERSIONS", "WEIGHT", "Conversion", "Weights", "conversion_of", "decay_of", "weight_arrays"]

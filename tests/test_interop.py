@@ -1,0 +1,217 @@
+"""A run that moves from PyTorch or Optax to gradtx goes on as it would have there, and back."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradtx
+from gradtx import interop, schedules
+
+BEFORE, AFTER = 50, 100
+SHAPES = {"dense": {"kernel": (3, 4), "bias": (4,)}, "scale": ()}
+PATHS = ["dense/bias", "dense/kernel", "scale"]  # in the order of JAX's leaves
+TORCH_ORDER = ["dense/kernel", "dense/bias", "scale"]
+AXES = {"**/kernel": (1, 0)}
+DTYPES = [np.float64, np.float32]
+
+
+def start(dtype):
+    rng = np.random.default_rng(0)
+    return {
+        "dense": {"bias": rng.normal(size=4).astype(dtype), "kernel": rng.normal(size=(3, 4)).astype(dtype)},
+        "scale": rng.normal(size=()).astype(dtype),
+    }
+
+
+def gradients(steps, dtype, seed=1):
+    """Gradients that do not depend on the parameters: each library's rounding then stays its own."""
+    rng = np.random.default_rng(seed)
+    like = start(dtype)
+    return [jax.tree.map(lambda p: np.asarray(rng.normal(size=p.shape) + 0.3, dtype), like) for _ in range(steps)]
+
+
+@pytest.fixture(params=DTYPES, ids=lambda d: np.dtype(d).name)
+def dtype(request):
+    with jax.enable_x64(request.param is np.float64):
+        yield request.param
+
+
+def close(got, expected, dtype, what="", *, times=1):
+    """Float64: 1e-12 relative to the size of the leaf; float32: what 100 steps of rounding may add up to."""
+    rtol = 1e-12 if np.dtype(dtype) == np.float64 else 4e-6 * times
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=f"{what} {path}")
+
+
+def run(tx, params, state, grads):
+    @jax.jit
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
+        return jax.jit(lambda c, g: jax.lax.scan(step, c, g))((jax.tree.map(jnp.asarray, params), state), stacked)[0]
+
+
+# ---- Optax ----
+
+SCHEDULE = schedules.linear_schedule(1e-2, 1e-3, 200)  # in both: Optax's own is computed in float32
+DECAYS = schedules.linear_schedule(0.5, 0.95, 80)
+MASK = {"dense": {"kernel": True, "bias": False}, "scale": True}
+OPTAX = {
+    "adam": (optax.adam(1e-2), gradtx.adam(1e-2)),
+    "adamw": (optax.adamw(1e-2, weight_decay=0.1, mask=MASK), gradtx.adamw(1e-2, weight_decay=0.1, mask=MASK)),
+    "adam_schedule": (optax.adam(SCHEDULE), gradtx.adam(SCHEDULE)),
+    "nadam": (optax.nadam(1e-2), gradtx.nadam(1e-2)),
+    "nadamw": (optax.nadamw(1e-2, weight_decay=0.1), gradtx.nadamw(1e-2, weight_decay=0.1)),
+    "amsgrad": (optax.amsgrad(1e-2), gradtx.amsgrad(1e-2)),
+    "sgd": (optax.sgd(1e-2), gradtx.sgd(1e-2)),
+    "momentum": (optax.sgd(1e-2, 0.9), gradtx.sgd(1e-2, 0.9)),
+    "nesterov": (optax.sgd(1e-2, 0.9, nesterov=True), gradtx.sgd(1e-2, 0.9, nesterov=True)),
+    "rmsprop": (optax.rmsprop(1e-2, initial_scale=0.5), gradtx.rmsprop(1e-2, initial_scale=0.5)),
+    "rmsprop_corrected": (optax.rmsprop(1e-2, bias_correction=True), gradtx.rmsprop(1e-2, bias_correction=True)),
+    "rmsprop_centered": (
+        optax.rmsprop(1e-2, centered=True, momentum=0.8),
+        gradtx.rmsprop(1e-2, centered=True, momentum=0.8),
+    ),
+    "adagrad": (optax.adagrad(1e-2), gradtx.adagrad(1e-2)),
+    "adadelta": (optax.adadelta(1.0), gradtx.adadelta(1.0)),
+    "lion": (optax.lion(1e-3), gradtx.lion(1e-3)),
+    "signum": (optax.chain(optax.ema(0.9, debias=False), optax.sign_sgd(1e-3)), gradtx.signum(1e-3)),
+    "lars": (optax.lars(1e-2, momentum=0.9), gradtx.lars(1e-2, momentum=0.9)),
+    "lamb": (optax.lamb(1e-2), gradtx.lamb(1e-2)),
+    "optimistic": (
+        optax.optimistic_gradient_descent(1e-2, 1.0, 0.5),
+        gradtx.optimistic_gradient_descent(1e-2, 1.0, 0.5),
+    ),
+    "two": (
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2), optax.ema(0.9, debias=False), optax.trace(0.5)),
+        gradtx.chain(
+            gradtx.clip_by_global_norm(1.0),
+            gradtx.adam(1e-2),
+            gradtx.scope(gradtx.ema_first_moment(0.9)),
+            gradtx.scope(gradtx.trace(0.5)),
+        ),
+    ),
+    "groups": (
+        optax.partition(
+            {"matrix": optax.adam(1e-2), "rest": optax.sgd(1e-2, 0.9)},
+            {"dense": {"kernel": "matrix", "bias": "rest"}, "scale": "rest"},
+        ),
+        gradtx.by_path({"**/kernel": gradtx.adam(1e-2), "**": gradtx.sgd(1e-2, 0.9)}),
+    ),
+    "scheduled_decay": (
+        optax.inject_hyperparams(optax.sgd)(1e-2, momentum=DECAYS),
+        gradtx.sgd(1e-2, DECAYS),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTAX)
+def test_from_optax_and_back(name, dtype):
+    theirs, ours = OPTAX[name]
+    grads = gradients(BEFORE + AFTER, dtype)
+    params, state = run(theirs, start(dtype), theirs.init(jax.tree.map(jnp.asarray, start(dtype))), grads[:BEFORE])
+    moved = interop.from_optax(ours, state, params, count=BEFORE)
+    template = ours.init(params)
+    assert jax.tree.structure(moved) == jax.tree.structure(template)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), moved) == jax.tree.map(lambda x: (x.shape, x.dtype), template)
+
+    there, state_there = run(theirs, params, state, grads[BEFORE:])
+    here, state_here = run(ours, params, moved, grads[BEFORE:])
+    close(here, there, dtype, "parameters")
+
+    injected = isinstance(state, optax.InjectStatefulHyperparamsState)
+    back = interop.to_optax(ours, state_here, here, like=state_there if injected else theirs)
+    assert jax.tree.structure(back) == jax.tree.structure(state_there)
+    # Optax's float32 weights 1 - b**t, which enter the largest corrected moment, are off by 1e-5.
+    close(back, state_there, dtype, "the state", times=10 if name == "amsgrad" else 1)
+    at_once = interop.to_optax(ours, moved, params, like=state if injected else theirs)
+    close(at_once, state, dtype, "the state moved at once")
+
+
+# ---- PyTorch ----
+
+TORCH = {
+    "adam": ("Adam", {"lr": 1e-2, "eps": 1e-6}),
+    "adam_l2": ("Adam", {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.8, 0.99)}),
+    "adam_maximize": ("Adam", {"lr": 1e-2, "maximize": True}),
+    "adamw": ("AdamW", {"lr": 1e-2, "weight_decay": 0.1}),
+    "sgd": ("SGD", {"lr": 1e-2}),
+    "momentum": ("SGD", {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1}),
+    "nesterov": ("SGD", {"lr": 1e-2, "momentum": 0.9, "nesterov": True}),
+    "dampening": ("SGD", {"lr": 1e-2, "momentum": 0.9, "dampening": 0.3, "maximize": True}),
+    "rmsprop": ("RMSprop", {"lr": 1e-2}),
+    "rmsprop_all": ("RMSprop", {"lr": 1e-2, "centered": True, "momentum": 0.8, "alpha": 0.9, "weight_decay": 0.1}),
+    "adagrad": ("Adagrad", {"lr": 1e-1}),
+    "adagrad_decay": ("Adagrad", {"lr": 1e-1, "lr_decay": 1e-2, "initial_accumulator_value": 0.1}),
+    "adadelta": ("Adadelta", {"lr": 1.0}),
+    "rprop": ("Rprop", {"lr": 1e-2}),
+}
+
+
+def in_torch(torch, params, cls, options, groups=None):
+    """Parameters of PyTorch's with the kernel transposed, in PyTorch's order, and an optimizer of them."""
+    flat = dict(zip(PATHS, jax.tree.leaves(params), strict=True))
+    tensors = {path: torch.nn.Parameter(torch.from_numpy(np.array(flat[path].T, order="C"))) for path in TORCH_ORDER}
+    what = groups(tensors) if groups else list(tensors.values())
+    return tensors, getattr(torch.optim, cls)(what, **options)
+
+
+def run_torch(torch, tensors, optimizer, grads):
+    for g in grads:
+        flat = dict(zip(PATHS, jax.tree.leaves(g), strict=True))
+        for path, tensor in tensors.items():
+            tensor.grad = torch.from_numpy(np.array(flat[path].T, order="C"))
+        optimizer.step()
+    flat = {path: np.array(t.detach().numpy().T) for path, t in tensors.items()}
+    return {"dense": {"bias": flat["dense/bias"], "kernel": flat["dense/kernel"]}, "scale": flat["scale"]}
+
+
+def states_agree(got, expected, dtype):
+    assert set(got) == set(expected)
+    for i, entry in expected.items():
+        kept = {k: np.asarray(x) for k, x in entry.items() if x is not None}
+        mine = {k: np.asarray(x) for k, x in got[i].items()}
+        assert set(mine) == set(kept)
+        if "prev" in kept:
+            mine["prev"], kept["prev"] = np.sign(mine["prev"]), np.sign(kept["prev"])
+        close(mine, kept, dtype, f"parameter {i}")
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_from_torch_and_back(name, dtype):
+    torch = pytest.importorskip("torch")
+    cls, options = TORCH[name]
+    grads = gradients(BEFORE + 2 * AFTER, dtype)
+    tensors, optimizer = in_torch(torch, start(dtype), cls, options)
+    params = run_torch(torch, tensors, optimizer, grads[:BEFORE])
+    kept = optimizer.state_dict()
+    tx = interop.transform_from_torch(optimizer)
+    assert tx == interop.transform_from_torch(kept)
+    where = {"names": TORCH_ORDER, "axes": AXES}
+    state = interop.from_torch(tx, kept, params, count=BEFORE, **where)
+    states_agree(interop.to_torch(tx, state, params, like=optimizer, **where)["state"], kept["state"], dtype)
+
+    middle = BEFORE + AFTER
+    here, state = run(tx, params, state, grads[BEFORE:middle])
+    there = run_torch(torch, tensors, optimizer, grads[BEFORE:middle])
+    close(here, there, dtype, "parameters")
+    moved = interop.to_torch(tx, state, here, like=optimizer, **where)
+    states_agree(moved["state"], optimizer.state_dict()["state"], dtype)
+
+    tensors, second = in_torch(torch, jax.tree.map(np.asarray, here), cls, options)
+    second.load_state_dict(moved)
+    close(
+        run_torch(torch, tensors, second, grads[middle:]),
+        run(tx, here, state, grads[middle:])[0],
+        dtype,
+        "back in PyTorch",
+    )
