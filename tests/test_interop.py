@@ -144,6 +144,7 @@ TORCH = {
     "adam_l2": ("Adam", {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.8, 0.99)}),
     "adam_maximize": ("Adam", {"lr": 1e-2, "maximize": True}),
     "adamw": ("AdamW", {"lr": 1e-2, "weight_decay": 0.1}),
+    "amsgrad": ("Adam", {"lr": 1e-2, "amsgrad": True}),
     "sgd": ("SGD", {"lr": 1e-2}),
     "momentum": ("SGD", {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1}),
     "nesterov": ("SGD", {"lr": 1e-2, "momentum": 0.9, "nesterov": True}),
@@ -215,3 +216,85 @@ def test_from_torch_and_back(name, dtype):
         dtype,
         "back in PyTorch",
     )
+
+
+def test_parameter_groups_that_differ():
+    torch = pytest.importorskip("torch")
+    groups = lambda t: [{"params": [t["dense/kernel"]]}, {"params": [t["dense/bias"], t["scale"]], "weight_decay": 0.0}]  # noqa: E731
+    grads = gradients(20, np.float32)
+    tensors, optimizer = in_torch(torch, start(np.float32), "AdamW", {"lr": 1e-2, "weight_decay": 0.1}, groups)
+    params = run_torch(torch, tensors, optimizer, grads[:10])
+    with pytest.raises(ValueError, match="groups differ"):
+        interop.transform_from_torch(optimizer)
+    tx = interop.transform_from_torch(optimizer, names=TORCH_ORDER)
+    state = interop.from_torch(tx, optimizer, params, names=TORCH_ORDER, axes=AXES)
+    close(run(tx, params, state, grads[10:])[0], run_torch(torch, tensors, optimizer, grads[10:]), np.float32)
+
+
+def adam_dict(**changes):
+    """A state dict as NumPy arrays, as one may come without PyTorch."""
+    entry = lambda *shape: {"step": 3.0, "exp_avg": np.ones(shape), "exp_avg_sq": np.ones(shape)}  # noqa: E731
+    group = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "params": [0, 1, 2]}
+    group["param_names"] = ["fc.weight", "fc.bias", "scale"]
+    return {"state": {0: entry(4, 3), 1: entry(4), 2: entry()}, "param_groups": [{**group, **changes}]}
+
+
+def test_names_by_number_and_by_name():
+    params, tx = start(np.float32), gradtx.adam(0.1)
+    expected = interop.from_torch(tx, adam_dict(), params, names=TORCH_ORDER, axes=AXES)
+    numbers = {"dense/kernel": 0, "dense/bias": 1, "scale": 2}
+    by_name = {"dense/kernel": "fc.weight", "dense/bias": "fc.bias", "scale": "scale"}
+    turn = {"**/kernel": interop.Reshape(lambda a: a.T, lambda a: a.T)}
+    for names, axes in ((numbers, AXES), (by_name, AXES), (numbers, turn)):
+        close(interop.from_torch(tx, adam_dict(), params, names=names, axes=axes), expected, np.float32)
+    np.testing.assert_allclose(expected.stages[0]["mu"]["dense"]["bias"], 1 / (1 - 0.9**3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axes": None}, r"leaf dense/kernel: expected exp_avg of shape \(3, 4\).*'fc.weight'.*has \(4, 3\).*axes="),
+        ({"axes": {"**/kernel": (0, 0)}}, "leaf dense/kernel: expected a permutation of its 2 axes"),
+        ({"names": TORCH_ORDER[:2]}, "expected 3 different paths"),
+        ({"names": ["dense/kernel", "dense/bias", "scales"]}, "scales is no leaf"),
+        ({"names": {"dense/kernel": 0, "dense/bias": 1}}, "scale is a leaf without"),
+        ({"names": {"dense/kernel": 0, "dense/bias": 1, "scale": 1}}, "none for parameter 2"),
+        ({"names": {"dense/kernel": 0, "dense/bias": 1, "scale": "scal"}}, "no parameter 'scal'; there are fc.weight"),
+        ({"tx": gradtx.rmsprop(0.1)}, "leaf dense/bias: the chain takes"),
+        ({"tx": gradtx.sgd(0.1, 0.9)}, "leaf dense/bias: Adam of PyTorch keeps nothing that trace could take"),
+        (
+            {"tx": gradtx.adam(0.1, 0.8)},
+            "leaf dense/bias: expected ema_first_moment to have PyTorch's decay, 0.9, got 0.8",
+        ),
+        ({"count": 4}, "expected one number of completed steps, got 3 .* and 4"),
+    ],
+)
+def test_what_does_not_fit_is_said(change, message):
+    arguments = {"tx": gradtx.adam(0.1), "names": TORCH_ORDER, "axes": AXES, **change}
+    with pytest.raises(ValueError, match=message):
+        interop.from_torch(arguments.pop("tx"), adam_dict(), start(np.float32), **arguments)
+
+
+def test_amsgrad_of_optax_and_of_pytorch_are_told_apart():
+    source = adam_dict(amsgrad=True)
+    for entry in source["state"].values():
+        entry["max_exp_avg_sq"] = entry["exp_avg_sq"]
+    with pytest.raises(ValueError, match="stands behind bias_correction"):
+        interop.from_torch(gradtx.amsgrad(0.1), source, start(np.float32), names=TORCH_ORDER, axes=AXES)
+
+
+def test_a_step_count_is_asked_for_and_wrong_states_are_named():
+    params = start(np.float32)
+    momentum = optax.sgd(0.1, 0.9).init(params)
+    with pytest.raises(ValueError, match="holds no step count; give .* count="):
+        interop.from_optax(gradtx.sgd(0.1, 0.9), momentum, params)
+    with pytest.raises(ValueError, match="leaf dense/bias: .*ScaleByAdamState.* no ema_first_moment"):
+        interop.from_optax(gradtx.rmsprop(0.1), optax.adam(0.1).init(params), params)
+    with pytest.raises(ValueError, match="leaf dense/bias: the Optax state has nothing for ema_first_moment"):
+        interop.from_optax(gradtx.adam(0.1), optax.sgd(0.1).init(params), params, count=3)
+    with pytest.raises(TypeError, match="is a ScaleBySM3State"):
+        interop.from_optax(gradtx.adam(0.1), optax.sm3(0.1).init(params), params)
+    with pytest.raises(TypeError, match="expected a gradtx chain"):
+        interop.from_optax(optax.adam(0.1), optax.adam(0.1).init(params), params)
+    with pytest.raises(TypeError, match="expected one of Adam"):
+        interop.transform_from_torch({"state": {}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0]}]})

@@ -12,6 +12,7 @@ from gradtx._core import dtypes
 from gradtx._core.plan import label
 from gradtx._core.slots import State
 from gradtx._core.stages import enter_scope
+from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.deltas import scale_by_delta_rms
 from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
 from gradtx._primitives.momentum import trace
@@ -21,7 +22,7 @@ from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_r
 from gradtx.interop._names import Axes, Names, correspondence, turned
 from gradtx.interop._raw import decay_of
 from gradtx.interop._slots import Layout, Raws, agreed_count, assemble, layout_of, raw_arrays
-from gradtx.interop._torch_chains import NO_AMSGRAD, identify
+from gradtx.interop._torch_chains import identify
 
 _ADAM = {
     (ema_first_moment, "mu"): "exp_avg",
@@ -181,8 +182,11 @@ def _places(layout: Layout, kind: str, n: int, caller: str) -> dict[tuple[int, s
             raise ValueError(
                 f"{caller}: leaf {layout.paths[n]}: {kind} of PyTorch keeps nothing that {label(stage)} could take"
             )
-        if isinstance(stage, running_max):
-            raise TypeError(f"{caller}: leaf {layout.paths[n]}: {NO_AMSGRAD}")
+        if isinstance(stage, running_max) and any(isinstance(s, bias_correction) for s in _before(layout, i)):
+            raise ValueError(
+                f"{caller}: leaf {layout.paths[n]}: PyTorch takes the largest second moment before its bias is corrected, and "
+                f"{label(stage)} stands behind bias_correction; transform_from_torch builds the chain that fits"
+            )
         if np.iscomplexobj(np.empty(0, layout.leaves[n].dtype)) and type(stage) is not trace:
             raise TypeError(
                 f"{caller}: leaf {layout.paths[n]}: PyTorch squares the two parts of a complex number by themselves, which "

@@ -17,15 +17,11 @@ from gradtx._primitives.deltas import scale_by_delta_rms
 from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
 from gradtx._primitives.momentum import nesterov, trace
 from gradtx._primitives.resilient import scale_by_rprop
+from gradtx._primitives.running_max import running_max
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import add_decayed_weights, decoupled_weight_decay
 
 Group = dict[str, Any]
-
-NO_AMSGRAD = (
-    "PyTorch's amsgrad=True takes the largest second moment before its bias is corrected, and a chain cannot correct it "
-    "behind running_max"
-)
 
 
 class harmonic_decay(Schedule):
@@ -44,13 +40,12 @@ class harmonic_decay(Schedule):
 
 
 def _adam(g: Group) -> list[Any]:
-    if g["amsgrad"]:
-        raise TypeError(NO_AMSGRAD)
     decay, decoupled = _f(g["weight_decay"]), g.get("decoupled_weight_decay", False)
     return [
         *([add_decayed_weights(decay)] if decay and not decoupled else []),
         ema_first_moment(_f(g["betas"][0])),
         ema_second_moment(_f(g["betas"][1])),
+        *([running_max()] if g["amsgrad"] else []),
         bias_correction(),
         scale_by_rms(_f(g["eps"])),
         *([decoupled_weight_decay(decay)] if decay and decoupled else []),
