@@ -41,14 +41,12 @@ def main():
     tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adamw(1e-2))
     start = init_params()
     params, state = train(tx, start, tx.init(start), x, y, steps // 2)
-
     with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as checkpointer:
         path = pathlib.Path(folder).absolute() / "run"
         checkpointer.save(path, {"params": params, "state": state})
         checkpointer.wait_until_finished()
         shapes = jax.eval_shape(init_params)  # no array is made for what is to be read
         restored = checkpointer.restore(path, {"params": shapes, "state": jax.eval_shape(tx.init, shapes)})
-
     went_on = train(tx, params, state, x, y, steps - steps // 2)
     restarted = train(tx, restored["params"], restored["state"], x, y, steps - steps // 2)
     for a, b in zip(jax.tree.leaves(went_on), jax.tree.leaves(restarted), strict=True):
