@@ -68,6 +68,7 @@ from gradtx._optimizers.signs import signum as signum
 from gradtx._optimizers.soap import soap as soap
 from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
 from gradtx._optimizers.yogi import yogi as yogi
+from gradtx._optimizers.sophia import sophia as sophia
 
 # Primitives: estimators
 from gradtx._primitives.belief import ema_belief_moment as ema_belief_moment
@@ -100,6 +101,9 @@ from gradtx._primitives.gathering import apply_every as apply_every
 
 # Primitives: scaling
 from gradtx._primitives.infinity_norm import scale_by_infinity_norm as scale_by_infinity_norm
+# Primitives: curvature
+from gradtx._primitives.hessians import estimate_hessian_diagonal as estimate_hessian_diagonal
+from gradtx._primitives.hessians import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
 
 # Primitives: momentum
 from gradtx._primitives.interpolation import interpolate as interpolate
@@ -123,6 +127,7 @@ from gradtx._primitives.moments import ema_second_moment as ema_second_moment
 from gradtx._primitives.moments import sum_of_squares as sum_of_squares
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
+from gradtx._primitives.normalization import normalize as normalize
 from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gradtx._primitives.orthogonalize import orthogonalize as orthogonalize
 from gradtx._primitives.orthogonalize import scale_by_dual_norm as scale_by_dual_norm
@@ -166,11 +171,15 @@ from gradtx._primitives.yogi import additive_second_moment as additive_second_mo
 from gradtx._wrappers.accumulation import AccumulateState as AccumulateState
 from gradtx._wrappers.accumulation import accumulate_gradients as accumulate_gradients
 from gradtx._wrappers.accumulation import has_updated as has_updated
+from gradtx._wrappers.curvature import CurvatureState as CurvatureState
+from gradtx._wrappers.curvature import divide_by_curvature as divide_by_curvature
 from gradtx._wrappers.loss_scaling import LossScaleState as LossScaleState
 from gradtx._wrappers.loss_scaling import dynamic_loss_scale as dynamic_loss_scale
 from gradtx._wrappers.loss_scaling import loss_scale as loss_scale
 from gradtx._wrappers.restarts import RestartState as RestartState
 from gradtx._wrappers.restarts import restart_every as restart_every
+from gradtx._wrappers.sharpness import SAMState as SAMState
+from gradtx._wrappers.sharpness import sam as sam
 from gradtx._wrappers.skipping import SkipState as SkipState
 from gradtx._wrappers.skipping import skip_nonfinite as skip_nonfinite
 

@@ -7,6 +7,7 @@ the others keep.
 # One module a line: families are added side by side.
 from rows import adams as adams
 from rows import classics as classics
+from rows import curvature as curvature
 from rows import distance as distance
 from rows import groups as groups
 from rows import layerwise as layerwise
@@ -14,6 +15,7 @@ from rows import matrices as matrices
 from rows import mending as mending
 from rows import primitives as primitives
 from rows import sequences as sequences
+from rows import sharpness as sharpness
 from rows import signs as signs
 from rows import wrappers as wrappers
 from rows.row import Row
@@ -27,7 +29,9 @@ OPTIMIZERS = [
     *layerwise.ROWS,
     *signs.ROWS,
     *sequences.ROWS,
+    *curvature.ROWS,
     *distance.ROWS,
+    *sharpness.OPTIMIZERS,
 ]
 PRIMITIVES = [
     *primitives.ROWS,
@@ -35,6 +39,7 @@ PRIMITIVES = [
     *groups.ROWS,
     *wrappers.ROWS,
     *matrices.PRIMITIVES,
+    *sharpness.PRIMITIVES,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

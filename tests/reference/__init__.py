@@ -19,9 +19,11 @@ from reference.radam import RAdam
 from reference.rmsprop import RMSProp
 from reference.sequences import Lookahead, ScheduleFreeAdamW, ScheduleFreeAround, ScheduleFreeSGD
 from reference.sgd import SGD
+from reference.sharpness import SAM
 from reference.signs import Lion, Rprop, SignSGD, Signum
 from reference.soap import SOAP
 from reference.yogi import Yogi
+from reference.sophia import Sophia
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
@@ -57,6 +59,8 @@ ORACLES = {
     "adabelief": AdaBelief,
     "yogi": Yogi,
     "lookahead": Lookahead,
+    "sam": SAM,
+    "sophia": Sophia,
     "prodigy": Prodigy,
     "schedule_free": ScheduleFreeAround,
     "schedule_free_sgd": ScheduleFreeSGD,
