@@ -66,9 +66,9 @@ from gradtx._optimizers.signs import scale_by_lion as scale_by_lion
 from gradtx._optimizers.signs import sign_sgd as sign_sgd
 from gradtx._optimizers.signs import signum as signum
 from gradtx._optimizers.soap import soap as soap
+from gradtx._optimizers.sophia import sophia as sophia
 from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
 from gradtx._optimizers.yogi import yogi as yogi
-from gradtx._optimizers.sophia import sophia as sophia
 
 # Primitives: estimators
 from gradtx._primitives.belief import ema_belief_moment as ema_belief_moment
@@ -99,11 +99,12 @@ from gradtx._primitives.eigenbasis import to_eigenbasis as to_eigenbasis
 # Primitives: gathering
 from gradtx._primitives.gathering import apply_every as apply_every
 
-# Primitives: scaling
-from gradtx._primitives.infinity_norm import scale_by_infinity_norm as scale_by_infinity_norm
 # Primitives: curvature
 from gradtx._primitives.hessians import estimate_hessian_diagonal as estimate_hessian_diagonal
 from gradtx._primitives.hessians import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
+
+# Primitives: scaling
+from gradtx._primitives.infinity_norm import scale_by_infinity_norm as scale_by_infinity_norm
 
 # Primitives: momentum
 from gradtx._primitives.interpolation import interpolate as interpolate

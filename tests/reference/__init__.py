@@ -22,8 +22,8 @@ from reference.sgd import SGD
 from reference.sharpness import SAM
 from reference.signs import Lion, Rprop, SignSGD, Signum
 from reference.soap import SOAP
-from reference.yogi import Yogi
 from reference.sophia import Sophia
+from reference.yogi import Yogi
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
