@@ -32,6 +32,8 @@ from gradtx._optimizers.adabelief import adabelief as adabelief
 from gradtx._optimizers.adabelief import scale_by_belief as scale_by_belief
 from gradtx._optimizers.adadelta import adadelta as adadelta
 from gradtx._optimizers.adadelta import scale_by_adadelta as scale_by_adadelta
+from gradtx._optimizers.adafactor import adafactor as adafactor
+from gradtx._optimizers.adafactor import scale_by_factored_rms as scale_by_factored_rms
 from gradtx._optimizers.adagrad import adagrad as adagrad
 from gradtx._optimizers.adagrad import scale_by_rss as scale_by_rss
 from gradtx._optimizers.adam import adam as adam
@@ -91,6 +93,7 @@ from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
 
 # Primitives: learning rates that are estimated
 from gradtx._primitives.distance import scale_by_prodigy as scale_by_prodigy
+from gradtx._primitives.factored import factored_second_moment as factored_second_moment
 
 # Primitives: matrices
 from gradtx._primitives.eigenbasis import from_eigenbasis as from_eigenbasis

@@ -113,7 +113,7 @@ def assert_same(found, expected, *, tolerance):
 # Optax
 
 WITH_OPTAX = [r.name for r in ZOO if r.optax is not None]
-STORAGE = {"accumulator_dtype", "mu_dtype", "ns_dtype", "state_dtype"}
+STORAGE = {"accumulator_dtype", "mu_dtype", "ns_dtype", "dtype_momentum", "state_dtype"}
 OURS = {("sgd_ema", "nesterov")}
 
 

@@ -18,6 +18,8 @@ WITHOUT = {
 }
 # Defaults that differ, and why.
 DEFAULTS = {
+    ("adafactor", "dtype_momentum"): "None is float32 too, but keeps imaginary parts and float64",
+    ("scale_by_factored_rms", "decay_rate_fn"): "None is the same rule, computed without losing digits",
     ("muon", "ns_coeffs"): "the same numbers, by name",
     ("scale_by_learning_rate", "learning_rate"): "None there is no rate and no descent either",
 }

@@ -9,6 +9,7 @@ from rows import adams as adams
 from rows import classics as classics
 from rows import curvature as curvature
 from rows import distance as distance
+from rows import factored as factored
 from rows import groups as groups
 from rows import layerwise as layerwise
 from rows import matrices as matrices
@@ -30,6 +31,7 @@ OPTIMIZERS = [
     *signs.ROWS,
     *sequences.ROWS,
     *curvature.ROWS,
+    *factored.OPTIMIZERS,
     *distance.ROWS,
     *sharpness.OPTIMIZERS,
 ]
@@ -40,6 +42,7 @@ PRIMITIVES = [
     *wrappers.ROWS,
     *matrices.PRIMITIVES,
     *sharpness.PRIMITIVES,
+    *factored.PRIMITIVES,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

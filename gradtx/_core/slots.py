@@ -78,7 +78,7 @@ def initial_array(slot: Slot, param: Any, dtype: np.dtype) -> Any:
     shape = slot.shape_for(jnp.shape(param))
     if shape is None:
         return None
-    if slot.role == "factored":
+    if slot.role == "factored" and shape != jnp.shape(param):
         return scalar_like_parameters([param], shape, dtype)
     if slot.initial == "parameter":
         return _copy(param, dtype)

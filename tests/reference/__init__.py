@@ -7,6 +7,7 @@ its oracle from its own keywords. 0/0 is 0: no gradient, no update.
 
 from reference.adabelief import AdaBelief
 from reference.adadelta import AdaDelta
+from reference.adafactor import Adafactor
 from reference.adagrad import AdaGrad
 from reference.adam import Adam, AdamL2, AdamW, AMSGrad, NAdam, NAdamW
 from reference.adamax import AdaMax, AdaMaxW
@@ -33,6 +34,7 @@ ORACLES = {
     "sgd_nesterov": SGD,
     "sgd_ema": SGD,
     "adadelta": AdaDelta,
+    "adafactor": Adafactor,
     "adagrad": AdaGrad,
     "optimistic_gradient_descent": OptimisticGradientDescent,
     "sign_sgd": SignSGD,
