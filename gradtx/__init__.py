@@ -52,6 +52,8 @@ from gradtx._optimizers.lookahead import lookahead as lookahead
 from gradtx._optimizers.muon import muon as muon
 from gradtx._optimizers.nadam import nadam as nadam
 from gradtx._optimizers.nadam import nadamw as nadamw
+from gradtx._optimizers.novograd import novograd as novograd
+from gradtx._optimizers.novograd import scale_by_novograd as scale_by_novograd
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.prodigy import prodigy as prodigy
 from gradtx._optimizers.radam import radam as radam
@@ -71,6 +73,10 @@ from gradtx._optimizers.soap import soap as soap
 from gradtx._optimizers.sophia import sophia as sophia
 from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
 from gradtx._optimizers.yogi import yogi as yogi
+from gradtx._optimizers.sm3 import scale_by_sm3 as scale_by_sm3
+from gradtx._optimizers.sm3 import sm3 as sm3
+from gradtx._optimizers.stochastic import noisy_sgd as noisy_sgd
+from gradtx._optimizers.stochastic import polyak_sgd as polyak_sgd
 
 # Primitives: estimators
 from gradtx._primitives.belief import ema_belief_moment as ema_belief_moment
@@ -87,6 +93,8 @@ from gradtx._primitives.clipping import clip as clip
 from gradtx._primitives.clipping import clip_by_global_norm as clip_by_global_norm
 from gradtx._primitives.clipping import global_norm as global_norm
 from gradtx._primitives.clipping import normalize_by_update_norm as normalize_by_update_norm
+from gradtx._primitives.covers import covered_second_moment as covered_second_moment
+from gradtx._primitives.covers import covered_sum_of_squares as covered_sum_of_squares
 
 # Primitives: scaling
 from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
@@ -115,6 +123,7 @@ from gradtx._primitives.interpolation import interpolate as interpolate
 # Primitives: second sequences of parameters
 from gradtx._primitives.iterate_averages import average_iterates as average_iterates
 from gradtx._primitives.iterate_averages import schedule_free_eval_params as schedule_free_eval_params
+from gradtx._primitives.layer_moments import ema_squared_norm as ema_squared_norm
 
 # Primitives: by the norms of a leaf
 from gradtx._primitives.layerwise import clip_by_block_rms as clip_by_block_rms
@@ -132,6 +141,7 @@ from gradtx._primitives.moments import sum_of_squares as sum_of_squares
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
 from gradtx._primitives.normalization import normalize as normalize
+from gradtx._primitives.noise import add_noise as add_noise
 from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gradtx._primitives.orthogonalize import orthogonalize as orthogonalize
 from gradtx._primitives.orthogonalize import scale_by_dual_norm as scale_by_dual_norm
@@ -146,6 +156,7 @@ from gradtx._primitives.rectification import ema_second_moment_of_length as ema_
 from gradtx._primitives.rectification import scale_by_rectified_rms as scale_by_rectified_rms
 
 # Primitives: by sign
+from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
 from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
 
 # Primitives: estimators

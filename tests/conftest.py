@@ -23,3 +23,21 @@ def x64():
     """Enable float64 for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def keywords_of_the_row(request, monkeypatch):
+    """What the row under test needs at every call of `update`, where the test does not give it."""
+    import zoo
+
+    from gradtx._core import run
+
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    row = params.get("row") or zoo.BY_NAME.get(str(params.get("name")))
+    if isinstance(row, zoo.Row) and row.keywords:
+        plain = run.update
+
+        def update(tx, updates, state, params, extra):
+            return plain(tx, updates, state, params, {**row.keywords, **extra})
+
+        monkeypatch.setattr(run, "update", update)

@@ -65,7 +65,9 @@ def test_zero_gradients_give_zero_updates(row: Row, dtype: Any):
     for _ in range(3):
         updates, state = row.build().update(tree, state, tree)
         for leaf in jax.tree.leaves(updates):
-            np.testing.assert_array_equal(np.asarray(leaf, np.float32), 0.0)
+            assert np.isfinite(np.asarray(leaf, np.float32)).all()
+            if not row.noise:
+                np.testing.assert_array_equal(np.asarray(leaf, np.float32), 0.0)
     assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(state))
 
 

@@ -18,6 +18,7 @@ from rows import primitives as primitives
 from rows import sequences as sequences
 from rows import sharpness as sharpness
 from rows import signs as signs
+from rows import stochastic as stochastic
 from rows import wrappers as wrappers
 from rows.row import Row
 
@@ -32,6 +33,7 @@ OPTIMIZERS = [
     *sequences.ROWS,
     *curvature.ROWS,
     *factored.OPTIMIZERS,
+    *stochastic.OPTIMIZERS,
     *distance.ROWS,
     *sharpness.OPTIMIZERS,
 ]
@@ -43,6 +45,7 @@ PRIMITIVES = [
     *matrices.PRIMITIVES,
     *sharpness.PRIMITIVES,
     *factored.PRIMITIVES,
+    *stochastic.PRIMITIVES,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

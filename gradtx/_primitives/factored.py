@@ -14,6 +14,7 @@ from gradtx._core.signal import SecondMoment, Signal, safe_divide, safe_sqrt, sq
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards
+from gradtx._primitives.norms import mean
 
 Slots = dict[str, jax.Array]
 
@@ -101,8 +102,8 @@ class factored_second_moment(Leafwise):
             return {"nu": towards(slots["nu"], squares, s.rate)}
         rows, columns = axes
         return {
-            "nu_row": towards(slots["nu_row"], _mean(squares, columns), s.rate),
-            "nu_col": towards(slots["nu_col"], _mean(squares, rows), s.rate),
+            "nu_row": towards(slots["nu_row"], mean(squares, columns), s.rate),
+            "nu_col": towards(slots["nu_col"], mean(squares, rows), s.rate),
         }
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
@@ -112,15 +113,9 @@ class factored_second_moment(Leafwise):
         return signal.replace(second=SecondMoment(moment, one, one - one, has_bias=False))
 
 
-def _mean(x: jax.Array, axis: int, *, keepdims: bool = False) -> jax.Array:
-    """The mean of nonnegative numbers, that is finite where they are."""
-    half = jnp.sum(x * (0.5 / x.shape[axis]), axis, keepdims=keepdims)
-    return jnp.where(jnp.isinf(half), half, 2 * jnp.minimum(half, jnp.finfo(x.dtype).max / 2))
-
-
 def _product(row: jax.Array, column: jax.Array, rows: int, columns: int) -> jax.Array:
     """The outer product of both over the mean of the first, by their roots: neither over- nor underflows on the way."""
-    overall = _mean(row, rows - (rows > columns), keepdims=True)
+    overall = mean(row, rows - (rows > columns), keepdims=True)
     share = safe_divide(safe_sqrt(row), safe_sqrt(overall))
     root = jnp.expand_dims(share, columns) * jnp.expand_dims(safe_sqrt(column), rows)
     largest = jnp.finfo(root.dtype).max

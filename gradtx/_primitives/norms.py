@@ -40,3 +40,10 @@ def sum_of_scaled_squares(x: jax.Array, unit: jax.Array) -> jax.Array:
 def leaf_rms(x: jax.Array) -> jax.Array:
     """The root mean square of an array: `leaf_norm` divided by the root of its size; 0 for an empty array."""
     return leaf_norm(x) / max(x.size, 1) ** 0.5
+
+
+def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> jax.Array:
+    """The mean of nonnegative numbers, which is finite where they are; 0 for an empty array."""
+    count = x.size if axis is None else x.shape[axis]
+    half = jnp.sum(x * (0.5 / max(count, 1)), axis, keepdims=keepdims)
+    return jnp.where(jnp.isinf(half), half, 2 * jnp.minimum(half, jnp.finfo(x.dtype).max / 2))

@@ -14,7 +14,9 @@ from reference.adamax import AdaMax, AdaMaxW
 from reference.ema import EMA
 from reference.layerwise import LAMB, LARS, Fromage
 from reference.muon import Muon
+from reference.novograd import NovoGrad
 from reference.optimistic import OptimisticGradientDescent
+from reference.polyak import PolyakSGD
 from reference.prodigy import Prodigy
 from reference.radam import RAdam
 from reference.rmsprop import RMSProp
@@ -25,6 +27,7 @@ from reference.signs import Lion, Rprop, SignSGD, Signum
 from reference.soap import SOAP
 from reference.sophia import Sophia
 from reference.yogi import Yogi
+from reference.sm3 import SM3
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
@@ -35,6 +38,9 @@ ORACLES = {
     "sgd_ema": SGD,
     "adadelta": AdaDelta,
     "adafactor": Adafactor,
+    "polyak_sgd": PolyakSGD,
+    "novograd": NovoGrad,
+    "sm3": SM3,
     "adagrad": AdaGrad,
     "optimistic_gradient_descent": OptimisticGradientDescent,
     "sign_sgd": SignSGD,

@@ -1,5 +1,6 @@
 """Optimizers that keep the second moment of a matrix in less than a matrix."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -27,6 +28,19 @@ def _optax_adafactor(  # Optax's adafactor with that decay; test_factored.py has
     )
 
 
+def _flat_without_axes(tx):
+    """Optax's SM3 knows neither scalars nor empty matrices: both become vectors."""
+
+    def flat(tree):
+        return jax.tree.map(lambda x: x if x.ndim and x.size else x.reshape(-1), tree)
+
+    def update(updates, state, params=None):
+        new, state = tx.update(flat(updates), state, params)
+        return jax.tree.map(lambda u, g: u.reshape(g.shape), new, updates), state
+
+    return optax.GradientTransformation(lambda params: tx.init(flat(params)), update)
+
+
 OPTIMIZERS = [
     Row(
         "adafactor",
@@ -50,6 +64,22 @@ OPTIMIZERS = [
         {"dtype_momentum": {"momentum": 0.9}, "weight_decay_mask": {"weight_decay_rate": 0.1}},
         shape=(3, 4),
     ),
+    Row(
+        "novograd",
+        gradtx.novograd,
+        optax.novograd,
+        {"learning_rate": 0.2, "b1": 0.5, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-2, "weight_decay": 0.2},
+        {"learning_rate": 0.1, "weight_decay": 0.1},
+    ),
+    Row(
+        "sm3",
+        gradtx.sm3,
+        lambda **kw: _flat_without_axes(optax.sm3(**kw)),
+        {"learning_rate": 0.2, "momentum": 0.5},
+        {"learning_rate": 0.1},
+        no_complex="Optax refuses them",
+        shape=(3, 4),
+    ),
 ]
 PRIMITIVES = [
     Row(
@@ -63,5 +93,12 @@ PRIMITIVES = [
             "epsilon": 1e-2,
         },
         {"min_dim_size_to_factor": 3},
+    ),
+    Row(
+        "scale_by_sm3",
+        gradtx.scale_by_sm3,
+        lambda **kw: _flat_without_axes(optax.scale_by_sm3(**kw)),
+        {"b1": 0.5, "b2": 0.9, "eps": 1e-2},
+        no_complex="Optax refuses them",
     ),
 ]

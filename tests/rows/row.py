@@ -29,6 +29,8 @@ class Row:
         mixes: whether the elements of a matrix depend on one another, so that gradients of extreme sizes need matrices
             of their own instead of a row each.
         walks: whether some arguments matter only where the parameters have moved since the first step.
+        keywords: what every `update` of it is given (conftest.py sees to that).
+        noise: why a gradient of zero gives no update of zero, if so.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Row:
     to_parameter: str = ""
     steps_of_three: int = 3
     mixes: bool = False
+    keywords: dict[str, Any] = dataclasses.field(default_factory=dict)
+    noise: str = ""
     walks: bool = False
 
     def build(self, **changes: Any) -> Any:
