@@ -75,8 +75,11 @@ from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
 from gradtx._optimizers.yogi import yogi as yogi
 from gradtx._optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gradtx._optimizers.sm3 import sm3 as sm3
+from gradtx._optimizers.soap import soap as soap
 from gradtx._optimizers.stochastic import noisy_sgd as noisy_sgd
 from gradtx._optimizers.stochastic import polyak_sgd as polyak_sgd
+from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
+from gradtx._optimizers.yogi import yogi as yogi
 
 # Primitives: estimators
 from gradtx._primitives.belief import ema_belief_moment as ema_belief_moment
@@ -93,6 +96,8 @@ from gradtx._primitives.clipping import clip as clip
 from gradtx._primitives.clipping import clip_by_global_norm as clip_by_global_norm
 from gradtx._primitives.clipping import global_norm as global_norm
 from gradtx._primitives.clipping import normalize_by_update_norm as normalize_by_update_norm
+
+# Primitives: second moments in less than a matrix
 from gradtx._primitives.covers import covered_second_moment as covered_second_moment
 from gradtx._primitives.covers import covered_sum_of_squares as covered_sum_of_squares
 
@@ -101,11 +106,13 @@ from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
 
 # Primitives: learning rates that are estimated
 from gradtx._primitives.distance import scale_by_prodigy as scale_by_prodigy
-from gradtx._primitives.factored import factored_second_moment as factored_second_moment
 
 # Primitives: matrices
 from gradtx._primitives.eigenbasis import from_eigenbasis as from_eigenbasis
 from gradtx._primitives.eigenbasis import to_eigenbasis as to_eigenbasis
+
+# Primitives: second moments in less than a matrix
+from gradtx._primitives.factored import factored_second_moment as factored_second_moment
 
 # Primitives: gathering
 from gradtx._primitives.gathering import apply_every as apply_every
@@ -123,6 +130,8 @@ from gradtx._primitives.interpolation import interpolate as interpolate
 # Primitives: second sequences of parameters
 from gradtx._primitives.iterate_averages import average_iterates as average_iterates
 from gradtx._primitives.iterate_averages import schedule_free_eval_params as schedule_free_eval_params
+
+# Primitives: second moments in less than a matrix
 from gradtx._primitives.layer_moments import ema_squared_norm as ema_squared_norm
 
 # Primitives: by the norms of a leaf
@@ -141,7 +150,11 @@ from gradtx._primitives.moments import sum_of_squares as sum_of_squares
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
 from gradtx._primitives.normalization import normalize as normalize
+
+# Primitives: noise
 from gradtx._primitives.noise import add_noise as add_noise
+
+# Primitives: momentum
 from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gradtx._primitives.orthogonalize import orthogonalize as orthogonalize
 from gradtx._primitives.orthogonalize import scale_by_dual_norm as scale_by_dual_norm
@@ -151,12 +164,14 @@ from gradtx._primitives.parameter_averages import averaged_parameters as average
 from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters
 from gradtx._primitives.parameter_averages import synchronize_slow_weights as synchronize_slow_weights
 
+# Primitives: learning rates that are estimated
+from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
+
 # Primitives: rectification
 from gradtx._primitives.rectification import ema_second_moment_of_length as ema_second_moment_of_length
 from gradtx._primitives.rectification import scale_by_rectified_rms as scale_by_rectified_rms
 
 # Primitives: by sign
-from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
 from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
 
 # Primitives: estimators

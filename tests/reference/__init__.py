@@ -24,10 +24,10 @@ from reference.sequences import Lookahead, ScheduleFreeAdamW, ScheduleFreeAround
 from reference.sgd import SGD
 from reference.sharpness import SAM
 from reference.signs import Lion, Rprop, SignSGD, Signum
+from reference.sm3 import SM3
 from reference.soap import SOAP
 from reference.sophia import Sophia
 from reference.yogi import Yogi
-from reference.sm3 import SM3
 
 # Rows of the zoo by name; a row's keywords are its oracle's.
 ORACLES = {
