@@ -69,13 +69,10 @@ from gradtx._optimizers.signs import rprop as rprop
 from gradtx._optimizers.signs import scale_by_lion as scale_by_lion
 from gradtx._optimizers.signs import sign_sgd as sign_sgd
 from gradtx._optimizers.signs import signum as signum
-from gradtx._optimizers.soap import soap as soap
-from gradtx._optimizers.sophia import sophia as sophia
-from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
-from gradtx._optimizers.yogi import yogi as yogi
 from gradtx._optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gradtx._optimizers.sm3 import sm3 as sm3
 from gradtx._optimizers.soap import soap as soap
+from gradtx._optimizers.sophia import sophia as sophia
 from gradtx._optimizers.stochastic import noisy_sgd as noisy_sgd
 from gradtx._optimizers.stochastic import polyak_sgd as polyak_sgd
 from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
@@ -149,10 +146,10 @@ from gradtx._primitives.moments import ema_second_moment as ema_second_moment
 from gradtx._primitives.moments import sum_of_squares as sum_of_squares
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
-from gradtx._primitives.normalization import normalize as normalize
 
 # Primitives: noise
 from gradtx._primitives.noise import add_noise as add_noise
+from gradtx._primitives.normalization import normalize as normalize
 
 # Primitives: momentum
 from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
