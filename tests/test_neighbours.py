@@ -117,7 +117,7 @@ def test_projections_after_a_step(project):
         for _ in range(20):
             params, state = gradtx.step(tx, params, state, grad_fn(params), donate=False)
             params = project(params)
-    assert loss(params) < loss(START) or optax.tree.norm(params) <= 2.001
+    assert loss(params) < loss(START)
 
 
 def test_losses_and_schedules():

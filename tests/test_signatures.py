@@ -20,6 +20,7 @@ WITHOUT = {
 DEFAULTS = {
     ("adafactor", "dtype_momentum"): "None is float32 too, but keeps imaginary parts and float64",
     ("scale_by_factored_rms", "decay_rate_fn"): "None is the same rule, computed without losing digits",
+    ("sophia", "hessian_diagonal_fn"): "the same estimator, of our own",
     ("muon", "ns_coeffs"): "the same numbers, by name",
     ("scale_by_learning_rate", "learning_rate"): "None there is no rate and no descent either",
 }
