@@ -46,7 +46,7 @@ def five_steps(row: Row, changes: dict[str, Any]) -> Any:
     tree = samples.params()
     if not row.joint:
         del tree["pair"], tree["nested"]
-    return samples.run(row.build(**changes), tree)
+    return samples.run(row.build(**changes), tree, walks=row.walks)
 
 
 @functools.cache
