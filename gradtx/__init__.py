@@ -45,6 +45,7 @@ from gradtx._optimizers.adamax import scale_by_adamax as scale_by_adamax
 from gradtx._optimizers.amsgrad import amsgrad as amsgrad
 from gradtx._optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
 from gradtx._optimizers.averaging import ema as ema
+from gradtx._optimizers.kron import kron as kron
 from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
 from gradtx._optimizers.layerwise import lars as lars
@@ -127,6 +128,9 @@ from gradtx._primitives.interpolation import interpolate as interpolate
 # Primitives: second sequences of parameters
 from gradtx._primitives.iterate_averages import average_iterates as average_iterates
 from gradtx._primitives.iterate_averages import schedule_free_eval_params as schedule_free_eval_params
+
+# Primitives: matrices
+from gradtx._primitives.kronecker import scale_by_kron as scale_by_kron
 
 # Primitives: second moments in less than a matrix
 from gradtx._primitives.layer_moments import ema_squared_norm as ema_squared_norm

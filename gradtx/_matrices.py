@@ -76,7 +76,12 @@ def leaves_with(
             f"{where}: expected a dict from path patterns to MuonDimensionNumbers or a tree of them, "
             f"got the function {given!r}; call it on the parameters"
         )
-    flat = jax.tree_util.tree_flatten_with_path(given, is_leaf=_is_entry)[0]
+    parts = given.items() if isinstance(given, dict) else [(None, given)]  # JAX would sort the patterns
+    flat = [
+        (path if key is None else (jax.tree_util.DictKey(key), *path), numbers)
+        for key, part in parts
+        for path, numbers in jax.tree_util.tree_flatten_with_path(part, is_leaf=_is_entry)[0]
+    ]
     table: list[tuple[Any, MuonDimensionNumbers | None]] = [(pattern, None) for pattern in _patterns(but)]
     for path, numbers in flat:
         try:

@@ -147,8 +147,8 @@ class to_eigenbasis(Leafwise):
         gradient = signal.capture().captured
         layout = Layout(gradient.shape, self.numbers)
         x = layout.matrices(gradient).reshape(-1, layout.fan_in, layout.fan_out)
-        # No product of such a matrix with itself overflows; only directions count.
-        bound = _largest_square_root(largest(x).dtype) / math.sqrt(layout.fan_in * layout.fan_out)
+        # No product of such a matrix with itself overflows, nor is the inverse of one subnormal; only directions count.
+        bound = _largest_square_root(largest(x).dtype) / 4 / math.sqrt(layout.fan_in * layout.fan_out)
         x = x * (bound / jnp.maximum(largest(x), bound))
         new = {}
         for side, y in (("left", x), ("right", adjoint(x))):

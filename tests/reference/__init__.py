@@ -12,6 +12,7 @@ from reference.adagrad import AdaGrad
 from reference.adam import Adam, AdamL2, AdamW, AMSGrad, NAdam, NAdamW
 from reference.adamax import AdaMax, AdaMaxW
 from reference.ema import EMA
+from reference.kron import Kron
 from reference.layerwise import LAMB, LARS, Fromage
 from reference.muon import Muon
 from reference.novograd import NovoGrad
@@ -75,4 +76,5 @@ ORACLES = {
     "schedule_free_adamw": ScheduleFreeAdamW,
     "muon": Muon,
     "soap": SOAP,
+    "kron": Kron,
 }

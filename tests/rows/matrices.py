@@ -73,6 +73,31 @@ OPTIMIZERS = [
         shape=(3, 4),
         mixes=True,
     ),
+    Row(
+        "kron",
+        gradtx.kron,
+        None,
+        {
+            "learning_rate": 0.2,
+            "b1": 0.5,
+            "weight_decay": 0.2,
+            "weight_decay_mask": nowhere,
+            "preconditioner_update_probability": 0.3,
+            "max_size_triangular": 3,
+            "min_ndim_triangular": 3,
+            "memory_save_mode": "one_diag",
+            "momentum_into_precond_update": False,
+            "precond_lr": 0.2,
+            "precond_init_scale": 0.5,
+            "mu_dtype": "bfloat16",
+            "seed": 1,
+            "dimension_numbers": {},
+        },
+        {"learning_rate": 0.1},
+        {"weight_decay_mask": {"weight_decay": 0.1}},
+        shape=(3, 4),
+        mixes=True,
+    ),
 ]
 PRIMITIVES = [
     Row(
@@ -100,5 +125,20 @@ PRIMITIVES = [
             "mask": nowhere,
         },
         needs={"beta": {"every": 1}},
+    ),
+    Row(
+        "scale_by_kron",
+        gradtx.scale_by_kron,
+        None,
+        {
+            "update_probability": 0.3,
+            "max_size_triangular": 3,
+            "min_ndim_triangular": 3,
+            "memory_save_mode": "all_diag",
+            "precond_lr": 0.2,
+            "precond_init_scale": 0.5,
+            "seed": 1,
+            "vectors": True,
+        },
     ),
 ]
