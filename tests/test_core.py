@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import chex
@@ -534,3 +535,42 @@ def test_kinds_of_programs_that_differ_are_unequal():
     assert kinds[0] != kinds[1]
     for kind in kinds:
         assert not any(value is None for value in vars(kind).values())
+
+
+def test_a_stage_that_recalls_sees_its_slots_as_they_were():
+    class difference(gradtx.Leafwise):
+        recalls = True
+
+        def slots(self):
+            return (gradtx.Slot("last", dtype=np.dtype(jnp.bfloat16)),)
+
+        def accumulate(self, s, slots, signal):
+            return {"last": signal.update}
+
+        def emit(self, s, slots, signal):
+            return signal.write(slots["last"] - s.old["last"])
+
+    found = updates_of(gradtx.chain(difference(), gradtx.trace(0.5)))
+    stored = [jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), g) for g in GRADS]
+    changes = [stored[0], *(jax.tree.map(jnp.subtract, b, a) for a, b in itertools.pairwise(stored))]
+    chex.assert_trees_all_close(found, updates_of(gradtx.trace(0.5), changes), rtol=1e-6)
+
+
+def test_the_signal_knows_whether_a_learning_rate_has_turned_the_update():
+    class by_direction(gradtx.Leafwise):
+        def emit(self, s, slots, signal):
+            return signal.write(jnp.full_like(signal.update, -1 if signal.opposed else 1))
+
+    rate = gradtx.scale_by_learning_rate
+    for stages, sign in [
+        ((), 1),
+        ((rate(0.1),), -1),
+        ((rate(0.1, flip_sign=False),), 1),
+        ((rate(0.1), gradtx.clip_by_global_norm(1.0), optax.scale(2.0)), -1),
+        ((gradtx.scope(gradtx.adam(0.1)),), -1),
+        ((rate(0.1), gradtx.scope(gradtx.trace(0.9))), -1),
+        ((rate(0.1), gradtx.scope(rate(0.1))), 1),
+        ((gradtx.by_path({"w": rate(0.1), "**": gradtx.sgd(0.1)}),), -1),
+    ]:
+        for leaf in jax.tree.leaves(updates_of(gradtx.chain(*stages, by_direction()))):
+            np.testing.assert_array_equal(leaf, sign)

@@ -215,6 +215,8 @@ def leaf_program(
                     new_slots[i] = {k: dtypes.cast(new[k], old[k].dtype) for k in old}
             for i in run:
                 stage = kind.stages[i]
+                if stage.recalls:
+                    numbers[i].old = {k: decode(v) for k, v in slots[i].items()}
                 with jax.named_scope(type(stage).__name__):
                     emitted = stage.emit(numbers[i], {k: decode(v) for k, v in new_slots[i].items()}, signal)
                 _check_emitted(stage, emitted, signal)

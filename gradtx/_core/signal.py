@@ -90,6 +90,7 @@ class Signal:
         outer: the signal around the current scope.
         fresh: whether `update` still is `first.raw`.
         clamp: whether this scope squares its gradient, which then must not overflow.
+        opposed: whether a learning rate has turned the update against the gradient of this scope.
     """
 
     update: Array
@@ -100,6 +101,7 @@ class Signal:
     outer: Signal | None = None
     fresh: bool = dataclasses.field(default=False, metadata={"static": True})
     clamp: bool = dataclasses.field(default=False, metadata={"static": True})
+    opposed: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def write(self, update: Array) -> Signal:
         """The signal with another update."""

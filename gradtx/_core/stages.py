@@ -104,12 +104,14 @@ class Leafwise(Stage):
         writes: whether it replaces `update`.
         randomized: whether `s` is to hold `count` and `leaf` (int32 scalars: completed steps, the leaf's index in the
             tree), from which random bits follow.
+        recalls: whether `s.old` is to hold, in `emit`, the slots as they were before this step, by name.
     """
 
     estimates: ClassVar[Literal["first", "second"] | None] = None
     squares: ClassVar[bool] = False
     writes: ClassVar[bool] = True
     randomized: ClassVar[bool] = False
+    recalls: ClassVar[bool] = False
 
     def check_place(self, before: dict[str, Any]) -> None:
         """Raise if this stage makes no sense behind those before it in its scope; record what it adds.
@@ -233,7 +235,8 @@ class exit_scope(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         assert signal.outer is not None
-        return signal.outer.write(signal.update)
+        opposed = signal.outer.opposed != signal.opposed
+        return signal.outer.write(signal.update).replace(opposed=opposed)
 
 
 def is_foreign(tx: Any) -> bool:

@@ -151,4 +151,6 @@ class shrinking_step(Leafwise):
         squared = s.learning_rate * s.learning_rate
         root = jnp.sqrt(1 + squared)
         step = (s.learning_rate / root) * signal.update
-        return signal.write(-(step + (squared / (1 + squared + root)) * signal.param))
+        return signal.write(-(step + (squared / (1 + squared + root)) * signal.param)).replace(
+            opposed=not signal.opposed
+        )

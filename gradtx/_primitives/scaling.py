@@ -81,7 +81,7 @@ class scale_by_learning_rate(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         factor = -s.learning_rate if self.flip_sign else s.learning_rate
-        return signal.write(signal.update * factor)
+        return signal.write(signal.update * factor).replace(opposed=signal.opposed != self.flip_sign)
 
 
 class scale_by_schedule(Leafwise):
