@@ -42,6 +42,12 @@ from gradtx._optimizers.adam import scale_by_adam as scale_by_adam
 from gradtx._optimizers.adamax import adamax as adamax
 from gradtx._optimizers.adamax import adamaxw as adamaxw
 from gradtx._optimizers.adamax import scale_by_adamax as scale_by_adamax
+from gradtx._optimizers.adan import adan as adan
+from gradtx._optimizers.adan import scale_by_adan as scale_by_adan
+from gradtx._optimizers.ademamix import ademamix as ademamix
+from gradtx._optimizers.ademamix import scale_by_ademamix as scale_by_ademamix
+from gradtx._optimizers.adopt import adopt as adopt
+from gradtx._optimizers.adopt import scale_by_adopt as scale_by_adopt
 from gradtx._optimizers.amsgrad import amsgrad as amsgrad
 from gradtx._optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
 from gradtx._optimizers.averaging import ema as ema
@@ -50,11 +56,13 @@ from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
 from gradtx._optimizers.layerwise import lars as lars
 from gradtx._optimizers.lookahead import lookahead as lookahead
+from gradtx._optimizers.mars import mars as mars
 from gradtx._optimizers.muon import muon as muon
 from gradtx._optimizers.nadam import nadam as nadam
 from gradtx._optimizers.nadam import nadamw as nadamw
 from gradtx._optimizers.novograd import novograd as novograd
 from gradtx._optimizers.novograd import scale_by_novograd as scale_by_novograd
+from gradtx._optimizers.optimistic import optimistic_adam_v2 as optimistic_adam_v2
 from gradtx._optimizers.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from gradtx._optimizers.prodigy import prodigy as prodigy
 from gradtx._optimizers.radam import radam as radam
@@ -74,6 +82,7 @@ from gradtx._optimizers.sm3 import scale_by_sm3 as scale_by_sm3
 from gradtx._optimizers.sm3 import sm3 as sm3
 from gradtx._optimizers.soap import soap as soap
 from gradtx._optimizers.sophia import sophia as sophia
+from gradtx._optimizers.stable_adamw import stable_adamw as stable_adamw
 from gradtx._optimizers.stochastic import noisy_sgd as noisy_sgd
 from gradtx._optimizers.stochastic import polyak_sgd as polyak_sgd
 from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
@@ -82,6 +91,11 @@ from gradtx._optimizers.yogi import yogi as yogi
 # Primitives: estimators
 from gradtx._primitives.belief import ema_belief_moment as ema_belief_moment
 from gradtx._primitives.bias_correction import bias_correction as bias_correction
+
+# Primitives: caution
+from gradtx._primitives.caution import capture_gradient as capture_gradient
+from gradtx._primitives.caution import cautious as cautious
+from gradtx._primitives.caution import cautious_weight_decay as cautious_weight_decay
 
 # Primitives: mending an update
 from gradtx._primitives.cleaning import centralize as centralize
@@ -141,6 +155,8 @@ from gradtx._primitives.layerwise import scale_by_param_block_norm as scale_by_p
 from gradtx._primitives.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
 from gradtx._primitives.layerwise import scale_by_trust_ratio as scale_by_trust_ratio
 from gradtx._primitives.layerwise import shrinking_step as shrinking_step
+from gradtx._primitives.leaf_clipping import clip_by_leaf_norm as clip_by_leaf_norm
+from gradtx._primitives.leaf_clipping import clip_by_surprise as clip_by_surprise
 
 # Primitives: matrices
 from gradtx._primitives.matrices import MuonDimensionNumbers as MuonDimensionNumbers
@@ -168,11 +184,15 @@ from gradtx._primitives.parameter_averages import synchronize_slow_weights as sy
 # Primitives: learning rates that are estimated
 from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
 
+# Primitives: by sign
+# Primitives: what the step before saw
+from gradtx._primitives.previous import nesterov_difference as nesterov_difference
+from gradtx._primitives.previous import scale_by_previous_rms as scale_by_previous_rms
+from gradtx._primitives.previous import variance_reduction as variance_reduction
+
 # Primitives: rectification
 from gradtx._primitives.rectification import ema_second_moment_of_length as ema_second_moment_of_length
 from gradtx._primitives.rectification import scale_by_rectified_rms as scale_by_rectified_rms
-
-# Primitives: by sign
 from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
 
 # Primitives: estimators
@@ -186,6 +206,7 @@ from gradtx._primitives.scaling import scale_by_rms as scale_by_rms
 from gradtx._primitives.scaling import scale_by_schedule as scale_by_schedule
 from gradtx._primitives.scaling import scale_by_sign as scale_by_sign
 from gradtx._primitives.scaling import scale_by_tanh as scale_by_tanh
+from gradtx._primitives.slow_average import add_slow_average as add_slow_average
 
 # Primitives: clipping unit by unit
 from gradtx._primitives.unitwise import adaptive_grad_clip as adaptive_grad_clip

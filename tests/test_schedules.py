@@ -101,3 +101,10 @@ def test_no_new_compilation_for_other_values():
 def test_errors(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_power_schedule():
+    """Not Optax's: ADOPT's limit."""
+    counts = np.array([0, 1, 2, 1_000, 10**6], np.int32)
+    for power in (0.25, 2.0):
+        assert largest_error(schedules.power_schedule(power)(counts), counts.astype(np.float64) ** power) <= LIMIT

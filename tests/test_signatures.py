@@ -22,6 +22,8 @@ DEFAULTS = {
     ("scale_by_factored_rms", "decay_rate_fn"): "None is the same rule, computed without losing digits",
     ("sophia", "hessian_diagonal_fn"): "the same estimator, of our own",
     ("muon", "ns_coeffs"): "the same numbers, by name",
+    ("adopt", "clip_value_fn"): "the same function, as data",
+    ("scale_by_adopt", "clip_value_fn"): "the same",
     ("scale_by_learning_rate", "learning_rate"): "None there is no rate and no descent either",
 }
 PAIRS = {

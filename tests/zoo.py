@@ -6,6 +6,7 @@ the others keep.
 
 # One module a line: families are added side by side.
 from rows import adams as adams
+from rows import adams_later as adams_later
 from rows import classics as classics
 from rows import curvature as curvature
 from rows import distance as distance
@@ -27,6 +28,7 @@ __all__ = ["BY_NAME", "OPTIMIZERS", "PRIMITIVES", "ZOO", "Row"]
 OPTIMIZERS = [
     *classics.ROWS,
     *adams.ROWS,
+    *adams_later.ROWS,
     *matrices.OPTIMIZERS,
     *layerwise.ROWS,
     *signs.ROWS,
@@ -46,6 +48,7 @@ PRIMITIVES = [
     *sharpness.PRIMITIVES,
     *factored.PRIMITIVES,
     *stochastic.PRIMITIVES,
+    *adams_later.PRIMITIVES,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

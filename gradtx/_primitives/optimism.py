@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
-from gradtx._core.stages import Leaves, Step, Treewise
+from gradtx._core.stages import Leafwise, Step
 
 Slots = dict[str, jax.Array]
 
 
-class scale_by_optimistic_gradient(Treewise):
+class scale_by_optimistic_gradient(Leafwise):
     r"""Add the last change of the update to it.
 
     $$u_t = \alpha g_t + \beta (g_t - g_{t-1}), \qquad g_0 := g_1$$
@@ -35,18 +36,17 @@ class scale_by_optimistic_gradient(Treewise):
     alpha: Any = number_field(default=1.0)
     beta: Any = number_field(default=1.0)
 
+    recalls: ClassVar[bool] = True
+
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("previous_gradient"),)
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
-        return {"first": step.t == 1}, {}
+        return {"later": jnp.where(step.count == 0, 0, jnp.ones_like(step.t))}, {}
 
-    def update_leaves(self, s: SimpleNamespace, leaves: Leaves) -> Leaves:
-        # Each leaf by itself, but the update needs the gradient that the slot held before this step.
-        signals, slots = [], []
-        for signal, old in zip(leaves.signals, leaves.slots, strict=True):
-            gradient, real = signal.update, jnp.finfo(signal.update.dtype).dtype
-            change = jnp.where(s.first > 0, 0, gradient - old["previous_gradient"])
-            signals.append(signal.write(s.alpha.astype(real) * gradient + s.beta.astype(real) * change))
-            slots.append({"previous_gradient": gradient})
-        return leaves.replace(signals=signals, slots=slots)
+    def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
+        return {"previous_gradient": signal.update}
+
+    def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
+        change = s.later * (signal.update - s.old["previous_gradient"])
+        return signal.write(s.alpha * signal.update + s.beta * change)

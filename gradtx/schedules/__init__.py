@@ -11,6 +11,7 @@ from gradtx.schedules._decays import cosine_decay_schedule as cosine_decay_sched
 from gradtx.schedules._decays import exponential_decay as exponential_decay
 from gradtx.schedules._decays import linear_schedule as linear_schedule
 from gradtx.schedules._decays import polynomial_schedule as polynomial_schedule
+from gradtx.schedules._decays import power_schedule as power_schedule
 from gradtx.schedules._decays import warmup_constant_schedule as warmup_constant_schedule
 from gradtx.schedules._decays import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from gradtx.schedules._decays import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule

@@ -40,6 +40,17 @@ class linear_schedule(Schedule):
         return between(self.init_value, self.end_value, shares(count, self.transition_steps, self.transition_begin))
 
 
+class power_schedule(Schedule):
+    """The number of completed steps to a power: `count ** power`, 0 at the first step."""
+
+    power: Any = leaf_field(minimum=0.0)
+
+    def __call__(self, count: Scalar) -> Scalar:
+        count = floating(count)
+        started = count > 0
+        return jnp.where(started, jnp.power(jnp.where(started, count, 1), floating(self.power)), 0)
+
+
 class polynomial_schedule(Schedule):
     """From `init_value` to `end_value` along `(1 - t / transition_steps) ** power`."""
 

@@ -11,6 +11,16 @@ from reference.adafactor import Adafactor
 from reference.adagrad import AdaGrad
 from reference.adam import Adam, AdamL2, AdamW, AMSGrad, NAdam, NAdamW
 from reference.adamax import AdaMax, AdaMaxW
+from reference.adams_later import (
+    ADOPT,
+    MARS,
+    AdamWCautiousDecay,
+    Adan,
+    AdEMAMix,
+    CautiousAdamW,
+    OptimisticAdam,
+    StableAdamW,
+)
 from reference.ema import EMA
 from reference.kron import Kron
 from reference.layerwise import LAMB, LARS, Fromage
@@ -67,6 +77,14 @@ ORACLES = {
     "adamaxw": AdaMaxW,
     "adabelief": AdaBelief,
     "yogi": Yogi,
+    "ademamix": AdEMAMix,
+    "adopt": ADOPT,
+    "adan": Adan,
+    "optimistic_adam_v2": OptimisticAdam,
+    "stable_adamw": StableAdamW,
+    "mars": MARS,
+    "cautious_adamw": CautiousAdamW,
+    "adamw_cautious_decay": AdamWCautiousDecay,
     "lookahead": Lookahead,
     "sam": SAM,
     "sophia": Sophia,
