@@ -55,6 +55,7 @@ from gradtx._optimizers.kron import kron as kron
 from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
 from gradtx._optimizers.layerwise import lars as lars
+from gradtx._optimizers.lbfgs import lbfgs as lbfgs
 from gradtx._optimizers.lookahead import lookahead as lookahead
 from gradtx._optimizers.mars import mars as mars
 from gradtx._optimizers.muon import muon as muon
@@ -189,6 +190,8 @@ from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
 from gradtx._primitives.previous import nesterov_difference as nesterov_difference
 from gradtx._primitives.previous import scale_by_previous_rms as scale_by_previous_rms
 from gradtx._primitives.previous import variance_reduction as variance_reduction
+# Primitives: curvature
+from gradtx._primitives.quasi_newton import scale_by_lbfgs as scale_by_lbfgs
 
 # Primitives: rectification
 from gradtx._primitives.rectification import ema_second_moment_of_length as ema_second_moment_of_length

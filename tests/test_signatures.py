@@ -18,6 +18,7 @@ WITHOUT = {
 }
 # Defaults that differ, and why.
 DEFAULTS = {
+    ("lbfgs", "linesearch"): "the same line search, another instance",
     ("adafactor", "dtype_momentum"): "None is float32 too, but keeps imaginary parts and float64",
     ("scale_by_factored_rms", "decay_rate_fn"): "None is the same rule, computed without losing digits",
     ("sophia", "hessian_diagonal_fn"): "the same estimator, of our own",

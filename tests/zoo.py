@@ -16,6 +16,7 @@ from rows import layerwise as layerwise
 from rows import matrices as matrices
 from rows import mending as mending
 from rows import primitives as primitives
+from rows import quasi_newton as quasi_newton
 from rows import sequences as sequences
 from rows import sharpness as sharpness
 from rows import signs as signs
@@ -36,6 +37,7 @@ OPTIMIZERS = [
     *curvature.ROWS,
     *factored.OPTIMIZERS,
     *stochastic.OPTIMIZERS,
+    *quasi_newton.OPTIMIZERS,
     *distance.ROWS,
     *sharpness.OPTIMIZERS,
 ]
@@ -49,6 +51,7 @@ PRIMITIVES = [
     *factored.PRIMITIVES,
     *stochastic.PRIMITIVES,
     *adams_later.PRIMITIVES,
+    *quasi_newton.PRIMITIVES,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.dtypes import scalar_dtype
 from gradtx._core.signal import safe_sqrt, square
 
 
@@ -47,3 +48,8 @@ def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> ja
     count = x.size if axis is None else x.shape[axis]
     half = jnp.sum(x * (0.5 / max(count, 1)), axis, keepdims=keepdims)
     return jnp.where(jnp.isinf(half), half, 2 * jnp.minimum(half, jnp.finfo(x.dtype).max / 2))
+
+
+def tree_norm(arrays: list[jax.Array]) -> jax.Array:
+    """The Euclidean norm of one array or more together, with the reach of `leaf_norm`."""
+    return leaf_norm(jnp.stack([leaf_norm(x).astype(scalar_dtype()) for x in arrays]))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gradtx._core.dtypes import scalar_dtype
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.stages import Treewise
-from gradtx._primitives.norms import leaf_norm
+from gradtx._primitives.norms import tree_norm
 
 
 class scale_by_polyak(Treewise):
@@ -57,7 +57,7 @@ class scale_by_polyak(Treewise):
             raise ValueError(f"scale_by_polyak: expected value= to be a scalar, got shape {jnp.shape(s.value)}")
         if not updates:
             return updates
-        norm = leaf_norm(jnp.stack([leaf_norm(u).astype(scalar_dtype()) for u in updates]))
+        norm = tree_norm(updates)
         gap = jnp.asarray(s.value, scalar_dtype()) - s.f_min
         if self.variant == "sps+":
             gap = jnp.maximum(gap, 0)

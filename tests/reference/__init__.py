@@ -24,6 +24,7 @@ from reference.adams_later import (
 from reference.ema import EMA
 from reference.kron import Kron
 from reference.layerwise import LAMB, LARS, Fromage
+from reference.lbfgs import LBFGS
 from reference.muon import Muon
 from reference.novograd import NovoGrad
 from reference.optimistic import OptimisticGradientDescent
@@ -49,6 +50,7 @@ ORACLES = {
     "sgd_ema": SGD,
     "adadelta": AdaDelta,
     "adafactor": Adafactor,
+    "lbfgs": LBFGS,
     "polyak_sgd": PolyakSGD,
     "novograd": NovoGrad,
     "sm3": SM3,
