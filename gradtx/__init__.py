@@ -190,6 +190,7 @@ from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
 from gradtx._primitives.previous import nesterov_difference as nesterov_difference
 from gradtx._primitives.previous import scale_by_previous_rms as scale_by_previous_rms
 from gradtx._primitives.previous import variance_reduction as variance_reduction
+
 # Primitives: curvature
 from gradtx._primitives.quasi_newton import scale_by_lbfgs as scale_by_lbfgs
 
