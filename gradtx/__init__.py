@@ -89,68 +89,36 @@ from gradtx._optimizers.stochastic import polyak_sgd as polyak_sgd
 from gradtx._optimizers.yogi import scale_by_yogi as scale_by_yogi
 from gradtx._optimizers.yogi import yogi as yogi
 
-# Primitives: estimators
+# Primitives
 from gradtx._primitives.belief import ema_belief_moment as ema_belief_moment
 from gradtx._primitives.bias_correction import bias_correction as bias_correction
-
-# Primitives: caution
 from gradtx._primitives.caution import capture_gradient as capture_gradient
 from gradtx._primitives.caution import cautious as cautious
 from gradtx._primitives.caution import cautious_weight_decay as cautious_weight_decay
-
-# Primitives: mending an update
 from gradtx._primitives.cleaning import centralize as centralize
 from gradtx._primitives.cleaning import keep_params_nonnegative as keep_params_nonnegative
 from gradtx._primitives.cleaning import set_to_zero as set_to_zero
 from gradtx._primitives.cleaning import zero_nans as zero_nans
-
-# Primitives: clipping
 from gradtx._primitives.clipping import clip as clip
 from gradtx._primitives.clipping import clip_by_global_norm as clip_by_global_norm
 from gradtx._primitives.clipping import global_norm as global_norm
 from gradtx._primitives.clipping import normalize_by_update_norm as normalize_by_update_norm
-
-# Primitives: second moments in less than a matrix
 from gradtx._primitives.covers import covered_second_moment as covered_second_moment
 from gradtx._primitives.covers import covered_sum_of_squares as covered_sum_of_squares
-
-# Primitives: scaling
 from gradtx._primitives.deltas import scale_by_delta_rms as scale_by_delta_rms
-
-# Primitives: learning rates that are estimated
 from gradtx._primitives.distance import scale_by_prodigy as scale_by_prodigy
-
-# Primitives: matrices
 from gradtx._primitives.eigenbasis import from_eigenbasis as from_eigenbasis
 from gradtx._primitives.eigenbasis import to_eigenbasis as to_eigenbasis
-
-# Primitives: second moments in less than a matrix
 from gradtx._primitives.factored import factored_second_moment as factored_second_moment
-
-# Primitives: gathering
 from gradtx._primitives.gathering import apply_every as apply_every
-
-# Primitives: curvature
 from gradtx._primitives.hessians import estimate_hessian_diagonal as estimate_hessian_diagonal
 from gradtx._primitives.hessians import hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian
-
-# Primitives: scaling
 from gradtx._primitives.infinity_norm import scale_by_infinity_norm as scale_by_infinity_norm
-
-# Primitives: momentum
 from gradtx._primitives.interpolation import interpolate as interpolate
-
-# Primitives: second sequences of parameters
 from gradtx._primitives.iterate_averages import average_iterates as average_iterates
 from gradtx._primitives.iterate_averages import schedule_free_eval_params as schedule_free_eval_params
-
-# Primitives: matrices
 from gradtx._primitives.kronecker import scale_by_kron as scale_by_kron
-
-# Primitives: second moments in less than a matrix
 from gradtx._primitives.layer_moments import ema_squared_norm as ema_squared_norm
-
-# Primitives: by the norms of a leaf
 from gradtx._primitives.layerwise import clip_by_block_rms as clip_by_block_rms
 from gradtx._primitives.layerwise import scale_by_param_block_norm as scale_by_param_block_norm
 from gradtx._primitives.layerwise import scale_by_param_block_rms as scale_by_param_block_rms
@@ -158,8 +126,6 @@ from gradtx._primitives.layerwise import scale_by_trust_ratio as scale_by_trust_
 from gradtx._primitives.layerwise import shrinking_step as shrinking_step
 from gradtx._primitives.leaf_clipping import clip_by_leaf_norm as clip_by_leaf_norm
 from gradtx._primitives.leaf_clipping import clip_by_surprise as clip_by_surprise
-
-# Primitives: matrices
 from gradtx._primitives.matrices import MuonDimensionNumbers as MuonDimensionNumbers
 from gradtx._primitives.moments import ema_centered_moment as ema_centered_moment
 from gradtx._primitives.moments import ema_first_moment as ema_first_moment
@@ -167,12 +133,8 @@ from gradtx._primitives.moments import ema_second_moment as ema_second_moment
 from gradtx._primitives.moments import sum_of_squares as sum_of_squares
 from gradtx._primitives.momentum import nesterov as nesterov
 from gradtx._primitives.momentum import trace as trace
-
-# Primitives: noise
 from gradtx._primitives.noise import add_noise as add_noise
 from gradtx._primitives.normalization import normalize as normalize
-
-# Primitives: momentum
 from gradtx._primitives.optimism import scale_by_optimistic_gradient as scale_by_optimistic_gradient
 from gradtx._primitives.orthogonalize import orthogonalize as orthogonalize
 from gradtx._primitives.orthogonalize import scale_by_dual_norm as scale_by_dual_norm
@@ -181,28 +143,15 @@ from gradtx._primitives.parameter_averages import average_parameters as average_
 from gradtx._primitives.parameter_averages import averaged_parameters as averaged_parameters
 from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters
 from gradtx._primitives.parameter_averages import synchronize_slow_weights as synchronize_slow_weights
-
-# Primitives: learning rates that are estimated
 from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
-
-# Primitives: by sign
-# Primitives: what the step before saw
 from gradtx._primitives.previous import nesterov_difference as nesterov_difference
 from gradtx._primitives.previous import scale_by_previous_rms as scale_by_previous_rms
 from gradtx._primitives.previous import variance_reduction as variance_reduction
-
-# Primitives: curvature
 from gradtx._primitives.quasi_newton import scale_by_lbfgs as scale_by_lbfgs
-
-# Primitives: rectification
 from gradtx._primitives.rectification import ema_second_moment_of_length as ema_second_moment_of_length
 from gradtx._primitives.rectification import scale_by_rectified_rms as scale_by_rectified_rms
 from gradtx._primitives.resilient import scale_by_rprop as scale_by_rprop
-
-# Primitives: estimators
 from gradtx._primitives.running_max import running_max as running_max
-
-# Primitives: scaling
 from gradtx._primitives.scaling import identity as identity
 from gradtx._primitives.scaling import scale as scale
 from gradtx._primitives.scaling import scale_by_learning_rate as scale_by_learning_rate
@@ -211,16 +160,10 @@ from gradtx._primitives.scaling import scale_by_schedule as scale_by_schedule
 from gradtx._primitives.scaling import scale_by_sign as scale_by_sign
 from gradtx._primitives.scaling import scale_by_tanh as scale_by_tanh
 from gradtx._primitives.slow_average import add_slow_average as add_slow_average
-
-# Primitives: clipping unit by unit
 from gradtx._primitives.unitwise import adaptive_grad_clip as adaptive_grad_clip
 from gradtx._primitives.unitwise import unitwise_norm as unitwise_norm
-
-# Primitives: weight decay
 from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_weights
 from gradtx._primitives.weight_decay import decoupled_weight_decay as decoupled_weight_decay
-
-# Primitives: estimators
 from gradtx._primitives.yogi import additive_second_moment as additive_second_moment
 
 # Wrappers
