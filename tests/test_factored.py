@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from reference.adafactor import Adafactor
 
 import gradtx
+from gradtx._core.plan import linear
 
 
 def run_both(tx, reference, shape, steps=100):
@@ -104,3 +105,23 @@ def test_a_moment_that_is_kept_whole_is_sharded_as_its_parameter(jitted):
     tx = gradtx.adafactor()
     state = (jax.jit(tx.init) if jitted else tx.init)(tree)
     assert state.stages[0]["nu"].sharding.is_equivalent_to(sharded, 2)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("tx", [gradtx.adafactor(0.1), gradtx.scale_by_lbfgs(3)], ids=["adafactor", "lbfgs"])
+def test_factored_slots_are_sharded_along_their_axes(tx, jitted):
+    """And so the second step does not compile again, and a memory of many copies does not start on every device."""
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+    where = PartitionSpec(None, "data", "model")
+    tree = jax.device_put(jnp.ones((2, 128, 256)), NamedSharding(mesh, where))
+    state = (jax.jit(tx.init) if jitted else tx.init)(tree)
+    slots = linear(tx)[0].slots()
+    for slot in slots:
+        if slot.axes is not None:
+            along = PartitionSpec(*[None if a is None else where[a] for a in slot.axes(tree.shape)])
+            array = state.stages[0][slot.name]
+            assert array.sharding.is_equivalent_to(NamedSharding(mesh, along), array.ndim), slot.name
+    step = jax.jit(tx.update)
+    for _ in range(3):
+        _, state = step(tree, state, tree)
+    assert step._cache_size() == 1

@@ -25,6 +25,8 @@ class Slot:
         real: whether it is real also for complex parameters.
         shape: the shape of a `"scalar"` slot; of a `"factored"` one a function from the parameter's shape to the
             slot's, or to None for a parameter that has no such slot.
+        axes: of a `"factored"` slot a function from the parameter's shape to the parameter's axis (or None) that each of
+            the slot's axes is, and whose sharding it takes; without one the slot starts replicated.
         initial: what a `"parameter"` slot starts as: zeros, or a copy of the parameter.
     """
 
@@ -33,6 +35,7 @@ class Slot:
     dtype: np.dtype | None = None
     real: bool = False
     shape: tuple[int, ...] | Callable[[tuple[int, ...]], tuple[int, ...] | None] = ()
+    axes: Callable[[tuple[int, ...]], tuple[int | None, ...]] | None = None
     initial: Literal["zeros", "parameter"] = "zeros"
 
     def shape_for(self, param_shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -79,7 +82,9 @@ def initial_array(slot: Slot, param: Any, dtype: np.dtype) -> Any:
     if shape is None:
         return None
     if slot.role == "factored" and shape != jnp.shape(param):
-        return scalar_like_parameters([param], shape, dtype)
+        if slot.axes is None:
+            return scalar_like_parameters([param], shape, dtype)
+        return _zeros_along(param, shape, slot.axes(jnp.shape(param)), dtype)
     if slot.initial == "parameter":
         return _copy(param, dtype)
     return zeros_like_parameter(param, dtype)
@@ -106,6 +111,22 @@ def zeros_like_parameter(param: Any, dtype: np.dtype) -> jax.Array:
     if isinstance(param, jax.Array) and not param.committed:
         sharding = None
     return jnp.zeros(jnp.shape(param), dtype, device=sharding)
+
+
+def _zeros_along(param: Any, shape: tuple[int, ...], axes: tuple[int | None, ...], dtype: np.dtype) -> jax.Array:
+    """Zeros whose axes are sharded as the axes of the parameter that they are; `None` is an axis of its own."""
+    if isinstance(param, jax.core.Tracer):
+        # As in `zeros_like_parameter`, by way of an array that has these axes: the others are summed up.
+        others = [a for a in range(param.ndim) if a not in axes]
+        source = jnp.expand_dims(jnp.sum(param, others), [i for i, a in enumerate(axes) if a is None])
+        like = jnp.broadcast_to(source, shape)
+        return zeros_like_parameter(like, dtype)
+    sharding = getattr(param, "sharding", None)
+    if not isinstance(sharding, jax.sharding.NamedSharding) or (isinstance(param, jax.Array) and not param.committed):
+        return scalar_like_parameters([param], shape, dtype)
+    spec = tuple(sharding.spec) + (None,) * (len(jnp.shape(param)) - len(sharding.spec))
+    along = jax.sharding.PartitionSpec(*[None if a is None else spec[a] for a in axes])
+    return jnp.zeros(shape, dtype, device=jax.sharding.NamedSharding(sharding.mesh, along))
 
 
 def _on_automatic_mesh(tracer: Any) -> bool:

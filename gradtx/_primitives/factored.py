@@ -68,18 +68,21 @@ class factored_second_moment(Leafwise):
             )
 
     def slots(self) -> tuple[Slot, ...]:
-        def without(which: int) -> Any:
-            def shape(of: tuple[int, ...]) -> tuple[int, ...] | None:
+        def without(which: int) -> Slot:
+            def kept(of: tuple[int, ...]) -> tuple[int, ...]:
                 axes = self._axes(of)
-                return None if axes is None else tuple(n for i, n in enumerate(of) if i != axes[which])
+                assert axes is not None
+                return tuple(i for i in range(len(of)) if i != axes[which])
 
-            return shape
+            def shape(of: tuple[int, ...]) -> tuple[int, ...] | None:
+                return None if self._axes(of) is None else tuple(of[i] for i in kept(of))
+
+            return Slot(("nu_col", "nu_row")[which], role="factored", real=True, shape=shape, axes=kept)
 
         def whole(of: tuple[int, ...]) -> tuple[int, ...] | None:
             return of if self._axes(of) is None else None
 
-        shapes = {"nu_row": without(1), "nu_col": without(0), "nu": whole}
-        return tuple(Slot(name, role="factored", real=True, shape=shape) for name, shape in shapes.items())
+        return without(1), without(0), Slot("nu", role="factored", real=True, shape=whole)
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         since, exponent = step.t - step.value(self.decay_offset), step.value(self.decay_rate)

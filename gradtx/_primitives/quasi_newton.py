@@ -56,11 +56,14 @@ class scale_by_lbfgs(Treewise):
         def stacked(shape: tuple[int, ...]) -> tuple[int, ...]:
             return (self.memory_size, *shape)
 
+        def axes(shape: tuple[int, ...]) -> tuple[int | None, ...]:
+            return (None, *range(len(shape)))
+
         return (
             Slot("params"),
             Slot("updates"),
-            Slot("diff_params_memory", role="factored", shape=stacked),
-            Slot("diff_updates_memory", role="factored", shape=stacked),
+            Slot("diff_params_memory", role="factored", shape=stacked, axes=axes),
+            Slot("diff_updates_memory", role="factored", shape=stacked, axes=axes),
             Slot("weights_memory", role="scalar", shape=(self.memory_size,)),
         )
 
