@@ -108,11 +108,12 @@ def test_a_moment_that_is_kept_whole_is_sharded_as_its_parameter(jitted):
 
 
 @pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("spec", [(None, "data", "model"), (None, "data", None), ("model", None, "data")])
 @pytest.mark.parametrize("tx", [gradtx.adafactor(0.1), gradtx.scale_by_lbfgs(3)], ids=["adafactor", "lbfgs"])
-def test_factored_slots_are_sharded_along_their_axes(tx, jitted):
+def test_factored_slots_are_sharded_along_their_axes(tx, spec, jitted):
     """And so the second step does not compile again, and a memory of many copies does not start on every device."""
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
-    where = PartitionSpec(None, "data", "model")
+    where = PartitionSpec(*spec)
     tree = jax.device_put(jnp.ones((2, 128, 256)), NamedSharding(mesh, where))
     state = (jax.jit(tx.init) if jitted else tx.init)(tree)
     slots = linear(tx)[0].slots()
@@ -124,4 +125,20 @@ def test_factored_slots_are_sharded_along_their_axes(tx, jitted):
     step = jax.jit(tx.update)
     for _ in range(3):
         _, state = step(tree, state, tree)
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", ["adafactor", "novograd", "sm3", "noisy_sgd"])
+def test_a_mesh_with_explicit_axes(name):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    tx = getattr(gradtx, name)(0.1)
+    plain = jnp.ones((128, 256))
+    expected, _ = tx.update(plain, tx.init(plain), plain)
+    with jax.set_mesh(mesh):
+        tree = jax.device_put(plain, NamedSharding(mesh, PartitionSpec("data", "model")))
+        state, step = tx.init(tree), jax.jit(tx.update)
+        updates, state = step(tree, state, tree)
+        np.testing.assert_allclose(updates, expected, rtol=1e-5)
+        assert updates.sharding.spec == PartitionSpec("data", "model")
+        step(tree, state, tree)
     assert step._cache_size() == 1

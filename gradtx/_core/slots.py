@@ -25,9 +25,9 @@ class Slot:
         real: whether it is real also for complex parameters.
         shape: the shape of a `"scalar"` slot; of a `"factored"` one a function from the parameter's shape to the
             slot's, or to None for a parameter that has no such slot.
+        initial: what a `"parameter"` slot starts as: zeros, or a copy of the parameter.
         axes: of a `"factored"` slot a function from the parameter's shape to the parameter's axis (or None) that each of
             the slot's axes is, and whose sharding it takes; without one the slot starts replicated.
-        initial: what a `"parameter"` slot starts as: zeros, or a copy of the parameter.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Slot:
     dtype: np.dtype | None = None
     real: bool = False
     shape: tuple[int, ...] | Callable[[tuple[int, ...]], tuple[int, ...] | None] = ()
-    axes: Callable[[tuple[int, ...]], tuple[int | None, ...]] | None = None
     initial: Literal["zeros", "parameter"] = "zeros"
+    axes: Callable[[tuple[int, ...]], tuple[int | None, ...]] | None = None
 
     def shape_for(self, param_shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape of this slot's array for a parameter; None: it has none."""
@@ -125,8 +125,15 @@ def _zeros_along(param: Any, shape: tuple[int, ...], axes: tuple[int | None, ...
     if not isinstance(sharding, jax.sharding.NamedSharding) or (isinstance(param, jax.Array) and not param.committed):
         return scalar_like_parameters([param], shape, dtype)
     spec = tuple(sharding.spec) + (None,) * (len(jnp.shape(param)) - len(sharding.spec))
-    along = jax.sharding.PartitionSpec(*[None if a is None else spec[a] for a in axes])
-    return jnp.zeros(shape, dtype, device=jax.sharding.NamedSharding(sharding.mesh, along))
+    return jnp.zeros(shape, dtype, device=_on_mesh(sharding.mesh, [None if a is None else spec[a] for a in axes]))
+
+
+def _on_mesh(mesh: Any, axes: list[Any]) -> jax.sharding.NamedSharding:
+    """A sharding in the words in which a compiled step returns it, whose second call would else compile again."""
+    explicit = any("Explicit" in str(kind) for kind in mesh.axis_types)
+    while not explicit and axes and axes[-1] is None:
+        axes = axes[:-1]
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def _on_automatic_mesh(tracer: Any) -> bool:
@@ -146,6 +153,6 @@ def scalar_like_parameters(params: list[Any], shape: tuple[int, ...], dtype: np.
             and sharding.mesh.size > 1
             and not isinstance(param, jax.core.Tracer)
         ):
-            replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+            replicated = _on_mesh(sharding.mesh, [None for _ in shape])
             return jax.device_put(np.zeros(shape, dtype), replicated)
     return jnp.zeros(shape, dtype)

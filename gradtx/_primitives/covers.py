@@ -55,7 +55,7 @@ class covered_sum_of_squares(Treewise):
             signal = signal.capture()
             squares = square(signal.captured)
             rate, weight = s.rate.astype(squares.dtype), s.weight.astype(squares.dtype)
-            moment = towards(_least(old["nu"], squares.shape), squares, rate)
+            moment = towards(_least(old["nu"], squares), squares, rate)
             second = SecondMoment(moment, weight, jnp.zeros_like(weight), has_bias=self._has_bias())
             signals.append(signal.replace(second=second))
             slots.append({"nu": _largest(moment)})
@@ -93,14 +93,14 @@ class covered_second_moment(covered_sum_of_squares):
         return True
 
 
-def _least(covers: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """For each element the least of the covers it is in."""
-    if len(shape) < 2:
+def _least(covers: jax.Array, like: jax.Array) -> jax.Array:
+    """For each element of an array the least of the covers it is in."""
+    if like.ndim < 2:
         return covers
-    parts = jnp.split(covers, np.cumsum(shape)[:-1].tolist())
-    least = jnp.full(shape, jnp.inf, covers.dtype)
+    parts = jnp.split(covers, np.cumsum(like.shape)[:-1].tolist())
+    least = jnp.full_like(like, jnp.inf)  # and sharded like it
     for axis, part in enumerate(parts):
-        least = jnp.minimum(least, part.reshape([-1 if i == axis else 1 for i in range(len(shape))]))
+        least = jnp.minimum(least, part.reshape([-1 if i == axis else 1 for i in range(like.ndim)]))
     return least
 
 
@@ -109,4 +109,12 @@ def _largest(moment: jax.Array) -> jax.Array:
     if moment.ndim < 2:
         return moment
     axes = range(moment.ndim)
-    return jnp.concatenate([jnp.max(moment, [a for a in axes if a != axis], initial=0) for axis in axes])
+    return jnp.concatenate([_whole(jnp.max(moment, [a for a in axes if a != axis], initial=0)) for axis in axes])
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """An array that a mesh with explicit axes would keep in parts, gathered; elsewhere the compiler sees to that."""
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    if all(axis is None for axis in getattr(sharding, "spec", ())):
+        return x
+    return jax.sharding.reshard(x, jax.sharding.PartitionSpec())
