@@ -8,7 +8,7 @@ import optax
 
 from gradtx._core.chain import Chain, chain
 from gradtx._primitives.quasi_newton import scale_by_lbfgs
-from gradtx._primitives.scaling import scale, scale_by_learning_rate
+from gradtx._primitives.scaling import scale_by_learning_rate
 
 _ZOOM = optax.scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
 
@@ -35,8 +35,7 @@ def lbfgs(
             is another. None takes the direction as it is.
 
     Returns:
-        `chain(scale_by_lbfgs(memory_size, scale_init_precond), scale(-1.0), linesearch)`, with
-        `scale_by_learning_rate(learning_rate)` in the middle where one is given.
+        `chain(scale_by_lbfgs(memory_size, scale_init_precond), scale_by_learning_rate(learning_rate), linesearch)`.
 
     Raises:
         TypeError: from `update`: the line search misses `value`, `grad` or `value_fn`.
@@ -46,6 +45,6 @@ def lbfgs(
     """
     return chain(
         scale_by_lbfgs(memory_size, scale_init_precond),
-        scale(-1.0) if learning_rate is None else scale_by_learning_rate(learning_rate),
+        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
         *([] if linesearch is None else [linesearch]),
     )

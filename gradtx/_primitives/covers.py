@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.hyperparameters import decay_field
-from gradtx._core.signal import SecondMoment, square
+from gradtx._core.signal import SecondMoment, Signal, square
 from gradtx._core.slots import Slot
-from gradtx._core.stages import Leaves, Step, Treewise
+from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
 
 Slots = dict[str, jax.Array]
@@ -22,7 +22,7 @@ def _cover_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if len(shape) < 2 else (sum(shape),)
 
 
-class covered_sum_of_squares(Treewise):
+class covered_sum_of_squares(Leafwise):
     r"""Bound the sum of the squared gradients by maxima over the slices of each axis; the update passes through.
 
     $$v_t(i) = \min_{S \ni i} \mu_{t-1}(S) + |g_t(i)|^2, \qquad \mu_t(S) = \max_{i \in S} v_t(i), \qquad \mu_0 = 0$$
@@ -38,10 +38,10 @@ class covered_sum_of_squares(Treewise):
         Anil, Gupta, Koren & Singer, "Memory-Efficient Adaptive Optimization", arXiv:1901.11150, Algorithm SM3-II.
     """
 
-    # It emits from the old slots and this gradient, which a leafwise stage does not see together.
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
     writes: ClassVar[bool] = False
+    recalls: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("nu", role="factored", real=True, shape=_cover_shape),)
@@ -49,17 +49,18 @@ class covered_sum_of_squares(Treewise):
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return {"rate": 1 / step.t, "weight": step.t}, {}
 
-    def update_leaves(self, s: SimpleNamespace, leaves: Leaves) -> Leaves:
-        signals, slots = [], []
-        for signal, old in zip(leaves.signals, leaves.slots, strict=True):
-            signal = signal.capture()
-            squares = square(signal.captured)
-            rate, weight = s.rate.astype(squares.dtype), s.weight.astype(squares.dtype)
-            moment = towards(_least(old["nu"], squares), squares, rate)
-            second = SecondMoment(moment, weight, jnp.zeros_like(weight), has_bias=self._has_bias())
-            signals.append(signal.replace(second=second))
-            slots.append({"nu": _largest(moment)})
-        return leaves.replace(signals=signals, slots=slots)
+    def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
+        return {"nu": _largest(self._moment(s, slots, signal))}
+
+    def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
+        second = SecondMoment(
+            self._moment(s, s.old, signal), s.weight, jnp.zeros_like(s.weight), has_bias=self._has_bias()
+        )
+        return signal.replace(second=second)
+
+    def _moment(self, s: SimpleNamespace, before: Slots, signal: Signal) -> jax.Array:
+        squares = square(signal.captured)
+        return towards(_least(before["nu"], squares), squares, s.rate)
 
     def _has_bias(self) -> bool:
         return False
