@@ -314,3 +314,11 @@ def test_a_wrapped_stage_works_in_float32(name: str):
     updates, _ = tx.update(grads, tx.init(params), params)
     assert seen == [jnp.float32]
     assert updates["w"].dtype == jnp.bfloat16
+
+
+def test_accumulation_over_a_single_array():
+    tx, params = gradtx.accumulate_gradients(gradtx.sgd(0.5), 2), jnp.array([3.0, -2.0])
+    first, state = tx.update(params, tx.init(params), params)
+    second, _ = tx.update(params, state, params)
+    np.testing.assert_array_equal(first, 0.0)
+    np.testing.assert_array_equal(second, -0.5 * params)

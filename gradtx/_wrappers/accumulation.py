@@ -68,7 +68,7 @@ class AccumulateGradients(Conditional):
         return AccumulateState(mini, steps, mean, inner)
 
     def advance(self, updates: Any, state: AccumulateState, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
-        if (state.mean == ()) != (self.every_k == 1) and jax.tree.leaves(updates):
+        if (type(state.mean) is tuple and not state.mean) != (self.every_k == 1) and jax.tree.leaves(updates):
             raise ValueError(
                 f"accumulate_gradients(every_k={self.every_k!r}): the state was initialized for another every_k: with 1 "
                 "it holds no mean, otherwise it does"
