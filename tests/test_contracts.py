@@ -42,11 +42,8 @@ def bytes_of(tree: Any) -> list[bytes]:
 
 
 def five_steps(row: Row, changes: dict[str, Any]) -> Any:
-    """The last update and state; the tree is as small as an argument's effect allows, since a row has many of them."""
-    tree = samples.params()
-    if not row.joint:
-        del tree["pair"], tree["nested"]
-    return samples.run(row.build(**changes), tree, walks=row.walks)
+    """The last update and state."""
+    return samples.run(row.build(**changes), samples.params(), walks=row.walks)
 
 
 @functools.cache

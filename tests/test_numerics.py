@@ -155,9 +155,12 @@ def test_scheduled_b1_keeps_the_average_of_a_constant():
 
 @pytest.mark.parametrize("as_argument", [False, True], ids=["closed_over", "argument"])
 def test_scheduled_decays(as_argument):
-    """Both decays scheduled; the oracle is given the float32 values of the schedules."""
-    b1, b2 = gradtx.schedules.linear_schedule(0.5, 0.9, 300), gradtx.schedules.linear_schedule(0.9, 0.999, 500)
+    """Both decays scheduled, with values that float32 holds exactly: one that it rounds is another decay, and 1 - b of
+    it is off by 1e-4; how it is rounded depends on the program that computes it."""
+    schedules = gradtx.schedules
+    b1, b2 = schedules.linear_schedule(0.5, 0.75, 256), schedules.linear_schedule(0.875, 1 - 2.0**-10, 512)
     tabulate = [np.asarray(jax.vmap(b)(jnp.arange(1_000)), np.float64) for b in (b1, b2)]
+    np.testing.assert_array_equal(tabulate[1][:3], 0.875 + np.arange(3) * (0.125 - 2.0**-10) / 512)
     oracle = Adam(LR, b1=tabulate[0].__getitem__, b2=tabulate[1].__getitem__)
     grads, params, at = gradients("gaussian", 1_000, SIZE), parameters(1_000, False), (1, 10, 100, 1_000)
     found = compiled_updates(gradtx.adam(LR, b1=b1, b2=b2), grads, params, at, as_argument=as_argument)
