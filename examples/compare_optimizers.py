@@ -1,4 +1,4 @@
-"""Every optimizer of gradtx on one real task, each with the best of seven learning rates.
+"""The first-order optimizers of gradtx on one real task, each with the best of seven learning rates.
 
     python examples/compare_optimizers.py                     # some minutes on two cores
     python examples/compare_optimizers.py --steps 20          # a quick look
@@ -47,7 +47,6 @@ GALLERY = {
         "rprop": (lambda lr: gradtx.rprop(lr, max_step_size=1e-2), 1e-3),
         "novograd": (gradtx.novograd, 0.03),
         "adafactor": (gradtx.adafactor, 0.03),
-        "lbfgs": (lambda lr: gradtx.lbfgs(lr, linesearch=None), 0.1),
     },
     "Adam": {
         "adam": (gradtx.adam, 3e-3),
@@ -79,8 +78,6 @@ GALLERY = {
         "lars": (lambda lr: gradtx.lars(lr, trust_coefficient=0.01), 3.0),
         "lamb": (gradtx.lamb, 0.02),
         "muon": (gradtx.muon, 0.02),
-        "soap": (gradtx.soap, 3e-3),
-        "kron": (gradtx.kron, 3e-3),
     },
 }
 SPREAD = np.geomspace(1 / 30, 30, 7)
