@@ -33,6 +33,13 @@ def params(dtype: Any = jnp.float32, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def few(dtype: Any = jnp.float32) -> dict[str, Any]:
+    """A matrix, a vector and a scalar of it, where a test compiles a lot and the others would add nothing."""
+    tree = params(dtype)
+    del tree["pair"], tree["nested"]["empty"]
+    return tree
+
+
 def grads_like(tree: Any, seed: int = 1, scale: float = 1.0, dtype: Any = None) -> Any:
     """Random gradients for a tree of parameters."""
     rng = np.random.default_rng(seed)

@@ -116,7 +116,7 @@ def test_none_is_no_parameter(row: Row):
 )
 def test_state_is_stable_and_updates_are_promoted(row: Row, dtype: Any, grad_dtype: Any):
     # Trap 5: bf16 params with f32 grads change the state's dtype after one step in 18 Optax aliases.
-    tree, tx = samples.params(dtype), row.build()
+    tree, tx = samples.few(dtype), row.build()
     grads, state = samples.grads_like(tree, dtype=grad_dtype), tx.init(tree)
     for update in (tx.update, jax.jit(tx.update)):
         updates, after = update(grads, state, tree)
@@ -325,7 +325,7 @@ def test_hypergradients_are_finite_with_dead_inputs(row: Row):
     ],
 )
 def test_wrappers(row: Row, wrap: Any):
-    tree = samples.params()
+    tree = samples.few()
     tx = wrap(row.build())
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Optax's wrappers are not strict
         state = tx.init(tree)
