@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 
 Array = jax.Array
 
@@ -101,7 +100,10 @@ def transpose(x: Array) -> Array:
 
 def placed_like(x: Array, reference: Array) -> Array:
     """An array with the sharding of another of its shape, which products with replicated matrices would lose."""
-    return shard_alike(x, reference)[0] if jax.device_count() > 1 else x
+    if jax.device_count() == 1:
+        return x
+    # An operand that is never taken shares its sharding all the same, and XLA drops it once that is settled.
+    return jnp.where(jnp.zeros(x.shape, bool), reference.astype(x.dtype), x)
 
 
 def largest(x: Array) -> Array:
