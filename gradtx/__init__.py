@@ -166,6 +166,9 @@ from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_w
 from gradtx._primitives.weight_decay import decoupled_weight_decay as decoupled_weight_decay
 from gradtx._primitives.yogi import additive_second_moment as additive_second_moment
 
+# Past one device
+from gradtx._sharding import state_shardings as state_shardings
+
 # Wrappers
 from gradtx._wrappers.accumulation import AccumulateState as AccumulateState
 from gradtx._wrappers.accumulation import accumulate_gradients as accumulate_gradients
