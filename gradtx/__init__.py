@@ -23,7 +23,12 @@ from gradtx._core.transform import named as named
 from gradtx._groups import Groups as Groups
 from gradtx._groups import by_path as by_path
 from gradtx._groups import freeze as freeze
+
+# Seeing and steering
 from gradtx._inject import inject_hyperparams as inject_hyperparams
+from gradtx._inspect.numbers import hyperparams as hyperparams
+
+# Groups of parameters by shape
 from gradtx._matrices import axes_are as axes_are
 from gradtx._matrices import matrices as matrices
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class InjectState(NamedTuple):
 class InjectedHyperparams(Transform):
     """A transformation whose numbers live in its state. Build it with `inject_hyperparams`."""
 
+    held: ClassVar[tuple[str, ...]] = ("inner",)
+
     transforms: tuple[Any, ...] = stage_field()
 
     @property
@@ -42,7 +44,7 @@ class InjectedHyperparams(Transform):
         count = jax.tree.leaves(inner)[0]
         sharding = getattr(count, "sharding", None) if _is_placed(count) else None
         numbers = {}
-        for name, place in _numbers(self.tx).items():
+        for name, place in numbers_of(self.tx).items():
             number = _number(place.value)
             if isinstance(number, float):
                 number = jax.device_put(np.asarray(number, scalar_dtype()), sharding)
@@ -52,7 +54,7 @@ class InjectedHyperparams(Transform):
     def update(  # type: ignore[override]
         self, updates: Any, state: InjectState, params: Any = None, **extra: Any
     ) -> tuple[Any, InjectState]:
-        table = _numbers(self.tx)
+        table = numbers_of(self.tx)
         if set(state.hyperparams) != set(table):
             self._explain(set(state.hyperparams), set(table))
         tx: Any = self.tx
@@ -103,7 +105,8 @@ def inject_hyperparams(tx: Transform) -> InjectedHyperparams:
     return InjectedHyperparams((tx,))
 
 
-def _numbers(tx: Transform) -> dict[str, addresses.Place]:
+def numbers_of(tx: Transform) -> dict[str, addresses.Place]:
+    """The numbers of a transformation that move into the state, by address; schedules stay where they are."""
     table = addresses.addresses(tx, numeric_only=True)
     return {
         name: place

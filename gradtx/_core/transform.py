@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import optax
 
@@ -18,7 +18,12 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
     It is an instance of `optax.GradientTransformationExtraArgs`, so everything that takes an Optax transformation
     takes it, and it unpacks into `(init, update)`. It is also a pytree whose leaves are its hyperparameters: give it
     to a jitted function as an argument, map over it, differentiate it.
+
+    Attributes:
+        held: where it goes around others, its `transforms`: the fields of its state that hold theirs, in that order.
     """
+
+    held: ClassVar[tuple[str, ...]] = ()
 
     # The tuple itself holds nothing: closures in it would tie every jitted step into a reference cycle.
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -95,6 +100,8 @@ class Wrapper(Transform):
     Attributes:
         transforms: what is inside: one transformation, or several.
     """
+
+    held: ClassVar[tuple[str, ...]] = ("inner",)
 
     transforms: tuple[Any, ...] = stage_field()
 

@@ -41,6 +41,7 @@ class DivideByCurvature(Conditional):
     update_interval: int = 10
     print_win_rate_every_n_steps: int = 0
 
+    held: ClassVar[tuple[str, ...]] = ("inner", "hessian_fn_state")
     built_by: ClassVar[str] = "divide_by_curvature"
     state_type: ClassVar[Any] = CurvatureState
 

@@ -42,6 +42,7 @@ class SharpnessAware(Conditional):
     opaque_mode: bool = False
     batch_axis_name: str | None = None
 
+    held: ClassVar[tuple[str, ...]] = ("opt_state", "adv_state")
     built_by: ClassVar[str] = "sam"
     state_type: ClassVar[Any] = SAMState
 

@@ -1,0 +1,1 @@
+"""Reading and changing a running optimizer: its numbers, its parts, its state."""
