@@ -1,6 +1,7 @@
 """gradtx: composable gradient transformations for JAX, where a chain is data."""
 
 from gradtx import schedules as schedules
+from gradtx import storage as storage
 
 # The core
 from gradtx._apply import apply_updates as apply_updates
@@ -191,3 +192,4 @@ from gradtx._wrappers.skipping import SkipState as SkipState
 from gradtx._wrappers.skipping import skip_nonfinite as skip_nonfinite
 
 __version__ = "0.1.0"
+from gradtx._storing import with_storage as with_storage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 
@@ -14,7 +14,7 @@ from gradtx._core.chain import chain
 from gradtx._core.hyperparameters import stage_field
 from gradtx._core.signal import Signal
 from gradtx._core.spec import show_static
-from gradtx._core.stages import Leafwise, Stage
+from gradtx._core.stages import Composite, Leafwise, Stage
 from gradtx._core.transform import named
 
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]
@@ -39,7 +39,7 @@ class Groups(Stage):
         stages: the chain of each group.
     """
 
-    composite: ClassVar[Literal["chain", "scope", "groups"] | None] = "groups"
+    composite: ClassVar[Composite | None] = "groups"
     patterns: tuple[Any, ...]
     stages: tuple[Any, ...] = stage_field()
 

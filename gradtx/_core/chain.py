@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from gradtx._core import plan
 from gradtx._core.hyperparameters import stage_field
-from gradtx._core.stages import Foreign, Stage, Wrapped, is_foreign
+from gradtx._core.stages import Composite, Foreign, Stage, Wrapped, is_foreign
 from gradtx._core.transform import Transform, Wrapper, named
 
 
 class Chain(Stage):
     """Transformations one behind the other. Build it with `chain`."""
 
-    composite: ClassVar[Literal["chain", "scope", "groups"] | None] = "chain"
+    composite: ClassVar[Composite | None] = "chain"
     stages: tuple[Any, ...] = stage_field()
 
     def __post_init__(self) -> None:
@@ -27,7 +27,7 @@ class Chain(Stage):
 class Scope(Stage):
     """A chain with a gradient and moments of its own. Build it with `scope`."""
 
-    composite: ClassVar[Literal["chain", "scope", "groups"] | None] = "scope"
+    composite: ClassVar[Composite | None] = "scope"
     stages: tuple[Any, ...] = stage_field()
 
     def __post_init__(self) -> None:

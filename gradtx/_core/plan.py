@@ -9,6 +9,8 @@ from typing import Any, Literal
 import jax
 
 from gradtx._core import stages as st
+from gradtx._core.slots import Slot
+from gradtx._core.storage import PlacedUnit, Rules, Unit, units_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +33,23 @@ class Segment:
 Selectors = tuple[tuple[Any, int], ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A stage and what it stands in: the groups, from the outside in; the rules of storage, from the inside out."""
+
+    stage: st.Stage
+    selectors: Selectors
+    rules: tuple[Rules, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
     """What `init` and `update` need to know of a structure; made once, and cached.
 
     `selectors` says for each stage in which groups it stands: pairs of the `groups` composite and the number of the
-    group. `numeric` is the structure without masks, on which the numbers of a step do not depend; `kinds` caches leaf
-    kinds.
+    group. `units` are the codecs at work, and `stored` declares for each stage all that its state may have: its slots
+    and the parts of codecs. `numeric` is the structure without masks, on which the numbers of a step do not depend;
+    `kinds` caches leaf kinds.
     """
 
     stages: tuple[st.Stage, ...]
@@ -48,37 +60,47 @@ class Plan:
     selectors: tuple[Selectors, ...]
     needs_params: tuple[str, ...]
     keeps_moments: tuple[int, ...]
-    slot_names: tuple[frozenset[str], ...]
+    units: tuple[Unit, ...]
+    stored: tuple[tuple[Slot, ...], ...]
     numeric: Any
     kinds: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
 
 def linear(tx: Any) -> list[st.Stage]:
     """The stages of a transformation in the order they run, scopes between markers, group after group."""
-    return [stage for stage, _ in placed(tx, ())]
+    return [one.stage for one in placed(tx)]
 
 
-def placed(tx: Any, inside: Selectors) -> list[tuple[st.Stage, Selectors]]:
-    """The same with the groups that each stage stands in."""
+def placed(tx: Any, inside: Selectors = (), rules: tuple[Rules, ...] = ()) -> list[Placed]:
+    """The same with what each stage stands in."""
     if tx.composite is None:
-        return [(tx, inside)]
-    if tx.composite == "chain":
-        return [pair for part in tx.stages for pair in placed(part, inside)]
+        return [Placed(tx, inside, rules)]
+    if tx.composite in ("chain", "stored"):
+        rules = (tx.rules, *rules) if tx.composite == "stored" else rules
+        return [one for part in tx.stages for one in placed(part, inside, rules)]
     if tx.composite == "scope":
-        return _scoped(tx.stages, inside)
-    return [pair for i, part in enumerate(tx.stages) for pair in _scoped((part,), (*inside, (tx, i)))]
+        return _scoped(tx.stages, inside, rules)
+    return [one for i, part in enumerate(tx.stages) for one in _scoped((part,), (*inside, (tx, i)), rules)]
 
 
-def _scoped(stages: Any, inside: Selectors) -> list[tuple[st.Stage, Selectors]]:
-    flat = [pair for part in stages for pair in placed(part, inside)]
+def _scoped(stages: Any, inside: Selectors, rules: tuple[Rules, ...]) -> list[Placed]:
+    flat = [one for part in stages for one in placed(part, inside, rules)]
     enter = st.enter_scope(_squares(stages))
-    return [(enter, inside), *flat, (st.exit_scope(), inside)]
+    return [Placed(enter, inside, ()), *flat, Placed(st.exit_scope(), inside, ())]
+
+
+def codecs(places: list[Placed]) -> tuple[Unit, ...]:
+    """The codecs at work in a chain of these stages."""
+    if not any(one.rules for one in places):
+        return ()
+    return units_of([one.stage for one in places], [one.rules for one in places])
 
 
 def _squares(stages: Any) -> bool:
     """Whether a stage of this scope squares its gradient."""
     return any(
-        _squares(stage.stages) if stage.composite == "chain" else getattr(stage, "squares", False) for stage in stages
+        _squares(stage.stages) if stage.composite in ("chain", "stored") else getattr(stage, "squares", False)
+        for stage in stages
     )
 
 
@@ -92,25 +114,46 @@ def label(stage: st.Stage) -> str:
 def plan_for(treedef: Any) -> Plan:
     """The plan of every transformation with this structure."""
     tx = jax.tree.unflatten(treedef, [None] * treedef.num_leaves)
-    stages, selectors = zip(*placed(tx, ()), strict=True) if placed(tx, ()) else ((), ())
+    places = placed(tx)
+    stages = tuple(one.stage for one in places)
+    selectors = tuple(one.selectors for one in places)
     _check_order(stages)
+    units = codecs(places)
     return Plan(
         stages=stages,
         skeletons=tuple(map(skeleton, stages)),
         segments=tuple(_segments(stages)),
-        clamp=_squares(tx.stages if tx.composite == "chain" else (tx,)),
+        clamp=_squares((tx,)),
         masked=tuple(i for i, s in enumerate(stages) if selectors[i] or type(s).applies is not st.Stage.applies),
         selectors=selectors,
         needs_params=tuple(label(s) for s in stages if "param" in s.requires),
         keeps_moments=tuple(i for i, s in enumerate(stages) if st.leaf_slots(s)),
-        slot_names=tuple(frozenset(slot.name for slot in s.slots()) for s in stages),
+        units=units,
+        stored=tuple(_stored(i, stage, units) for i, stage in enumerate(stages)),
         numeric=jax.tree.structure(_without_masks(jax.tree.unflatten(treedef, [0.0] * treedef.num_leaves))),
     )
 
 
+def _stored(index: int, stage: st.Stage, units: tuple[Unit, ...]) -> tuple[Slot, ...]:
+    """All that the state of a stage may have. A codec's part may bear the name of the slot it keeps."""
+    own = {slot.name: slot for slot in stage.slots()}
+    for unit in units:
+        if unit.home == index:
+            for _, part in unit.parts:
+                own.setdefault(part.name, part)
+    return tuple(own.values())
+
+
+def units_here(plan: Plan, active: tuple[int, ...], held: tuple[int, ...]) -> tuple[PlacedUnit, ...]:
+    """The units that keep a leaf, for a program of these stages."""
+    position = {stage: i for i, stage in enumerate(active)}
+    return tuple(plan.units[n].at(position) for n in held)
+
+
 def _without_masks(tx: Any) -> Any:
     if tx.composite is not None:
-        return type(tx)._unflatten(tx._flatten()[1], (tuple(map(_without_masks, tx.stages)),))
+        names = tx._split()[0]
+        return type(tx)._unflatten(tx._flatten()[1], tuple(tuple(map(_without_masks, getattr(tx, n))) for n in names))
     if "mask" not in tx._split()[1]:
         return tx
     children, (name, statics) = tx._flatten()

@@ -18,11 +18,13 @@ import numpy as np
 
 from gradtx._core import dtypes
 from gradtx._core.hyperparameters import Number
-from gradtx._core.plan import Plan, label, linear
+from gradtx._core.plan import Plan, codecs, label, placed, units_here
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import Signal
 from gradtx._core.spec import fields_of, kind_of
 from gradtx._core.stages import Leafwise, Leaves, Stage, Step, Treewise
+from gradtx._core.storage import PlacedUnit, number_name
+from gradtx._core.store import Store
 
 Scalars = dict[str, jax.Array]
 
@@ -84,12 +86,12 @@ def step_scalars(
     Returns:
         The new count, the numbers of each stage, and the new `"scalar"` slots.
     """
-    stages = linear(jax.tree.unflatten(structure, leaves))
+    places = placed(jax.tree.unflatten(structure, leaves))
     t = count.astype(dtypes.scalar_dtype()) + 1
     constant: list[Scalars] = []
     computed: list[Scalars] = []
     new_memories = []
-    for stage, memory in zip(stages, memories, strict=True):
+    for stage, memory in zip((one.stage for one in places), memories, strict=True):
         step = Step(count, t, memory)
         try:
             fixed = {n: step.value(v) for n, v in _numbers(stage) if not isinstance(v, Schedule)}
@@ -103,6 +105,14 @@ def step_scalars(
         constant.append(fixed)
         computed.append({**moving, **derived})
         new_memories.append({k: v.astype(memory[k].dtype) for k, v in new_memory.items()})
+    for unit in codecs(places):
+        before = {key: memories[unit.home][part.name] for key, part in unit.memory}
+        rates = tuple({**constant[i], **computed[i]}.get(slot.rate or "") for i, slot in unit.members)
+        now = unit.codec.scalars(before, rates) if before else {}
+        for key, part in unit.memory:
+            computed[unit.home][number_name(part.name, "before")] = before[key]
+            computed[unit.home][number_name(part.name, "now")] = now[key]
+            new_memories[unit.home][part.name] = now[key].astype(before[key].dtype)
     largest = jnp.iinfo(count.dtype).max
     return jnp.where(count < largest, count + 1, largest), Numbers.pack(constant, computed), tuple(new_memories)
 
@@ -123,6 +133,7 @@ class LeafKind:
         out: the dtype of the update that leaves the program.
         last: whether it leaves the chain as well. (No dtype may be None here: NumPy's float64 equals None.)
         keep: whether later stages need more of the signal than its update.
+        units: the codecs that keep slots of this leaf.
     """
 
     stages: tuple[Leafwise, ...]
@@ -130,10 +141,11 @@ class LeafKind:
     out: np.dtype
     last: bool
     keep: bool
+    units: tuple[PlacedUnit, ...] = ()
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash((self.stages, self.compute, self.out, self.last, self.keep))
+        return hash((self.stages, self.compute, self.out, self.last, self.keep, self.units))
 
     def __hash__(self) -> int:
         return self._hash
@@ -142,16 +154,39 @@ class LeafKind:
 _kinds: dict[LeafKind, LeafKind] = {}
 
 
-def leaf_kind(plan: Plan, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype) -> LeafKind:
-    """The kind of a leaf, the same object every time (an identity comparison is all that a cache look-up costs)."""
-    key = (segment, active, param, grad)
+def leaf_kind(
+    plan: Plan,
+    segment: int,
+    active: tuple[int, ...],
+    held: tuple[int, ...],
+    param: np.dtype | None,
+    grad: np.dtype,
+) -> LeafKind:
+    """The kind of a leaf, the same object every time (an identity comparison is all that a cache look-up costs).
+
+    Args:
+        plan: the chain's.
+        segment: which of its runs of stages.
+        active: the stages of the run that act on the leaf.
+        held: the units that keep slots of it.
+        param: the dtype of the parameter, if there is one.
+        grad: the dtype of the gradient.
+    """
+    key = (segment, active, held, param, grad)
     if key not in plan.kinds:
         kind = _leaf_kind(plan, *key)
         plan.kinds[key] = _kinds.setdefault(kind, kind)
     return plan.kinds[key]
 
 
-def _leaf_kind(plan: Plan, segment: int, active: tuple[int, ...], param: np.dtype | None, grad: np.dtype) -> LeafKind:
+def _leaf_kind(
+    plan: Plan,
+    segment: int,
+    active: tuple[int, ...],
+    held: tuple[int, ...],
+    param: np.dtype | None,
+    grad: np.dtype,
+) -> LeafKind:
     this = plan.segments[segment]
     compute = dtypes.compute_dtype(grad if param is None else param)
     return LeafKind(
@@ -160,6 +195,7 @@ def _leaf_kind(plan: Plan, segment: int, active: tuple[int, ...], param: np.dtyp
         out=out_dtype(param, grad) if this.last else compute,
         last=this.last,
         keep=this.keep,
+        units=units_here(plan, active, held),
     )
 
 
@@ -186,16 +222,13 @@ def leaf_program(
     compute = kind.compute
     real = dtypes.real_dtype(compute)
 
-    def decode(array: jax.Array) -> jax.Array:
-        return decoded(array, compute)
-
     numbers = [scalars.read(i, real) for i in range(len(kind.stages))]
     for numbers_of_one in numbers:
         vars(numbers_of_one).update(place)
     signal = signal.replace(
         update=dtypes.cast(signal.update, compute), param=None if param is None else dtypes.cast(param, compute)
     )
-    new_slots = list(slots)
+    store = Store(kind.units, slots, numbers, compute, signal.update.shape, place)
     position = 0
     # Only a complex leaf multiplies real scalars with complex arrays, which strict promotion would refuse.
     strictness = jax.numpy_dtype_promotion("standard") if real != compute else contextlib.nullcontext()
@@ -206,33 +239,26 @@ def leaf_program(
                 signal = signal.capture()
                 while run[-1] + 1 < len(kind.stages) and kind.stages[run[-1] + 1].estimates:
                     run.append(run[-1] + 1)
-            for i in run:
-                stage, old = kind.stages[i], slots[i]
+            for i in store.with_partners(run):
+                stage, old = kind.stages[i], store.before(i)
                 if old:
                     with jax.named_scope(type(stage).__name__):
-                        new = stage.accumulate(numbers[i], {k: decode(v) for k, v in old.items()}, signal)
+                        new = stage.accumulate(numbers[i], old, signal)
                     _check_slots(stage, new, old)
-                    new_slots[i] = {k: dtypes.cast(new[k], old[k].dtype) for k in old}
+                    store.put(i, new)
             for i in run:
                 stage = kind.stages[i]
                 if stage.recalls:
-                    numbers[i].old = {k: decode(v) for k, v in slots[i].items()}
+                    numbers[i].old = store.before(i)
                 with jax.named_scope(type(stage).__name__):
-                    emitted = stage.emit(numbers[i], {k: decode(v) for k, v in new_slots[i].items()}, signal)
+                    emitted = stage.emit(numbers[i], store.now(i), signal)
                 _check_emitted(stage, emitted, signal)
                 signal = emitted
             position = run[-1] + 1
     if kind.last:
-        return dtypes.cast(signal.update, kind.out), tuple(new_slots)
+        return dtypes.cast(signal.update, kind.out), store.stored()
     signal = signal.replace(param=None)
-    return (signal if kind.keep else Signal(signal.update)), tuple(new_slots)
-
-
-def decoded(array: jax.Array, compute: np.dtype) -> jax.Array:
-    """A stored array in the dtype of the arithmetic; integers (random keys, say) as they are."""
-    if not dtypes.is_inexact(array.dtype):
-        return array
-    return dtypes.cast(array, compute if jnp.iscomplexobj(array) else dtypes.real_dtype(compute))
+    return (signal if kind.keep else Signal(signal.update)), store.stored()
 
 
 def _check_slots(stage: Stage, new: Any, old: dict[str, jax.Array]) -> None:
@@ -267,6 +293,7 @@ class TreeKind:
         treedef: the structure of the tree.
         keep: whether later stages need more of the signals than their updates.
         functions: the keywords that are functions.
+        units: for each leaf the codecs that keep its slots.
     """
 
     stage: Treewise
@@ -276,6 +303,7 @@ class TreeKind:
     treedef: Any
     keep: bool
     functions: tuple[tuple[str, Any], ...]
+    units: tuple[tuple[PlacedUnit, ...], ...]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -287,6 +315,7 @@ def tree_program(
     slots: list[dict[str, jax.Array]],
     memory: dict[str, jax.Array],
     keywords: dict[str, Any],
+    count: jax.Array,
 ) -> tuple[list[Any], list[dict[str, jax.Array]], dict[str, jax.Array]]:
     """All leaves through a treewise stage."""
     stage = kind.stage
@@ -298,11 +327,20 @@ def tree_program(
         signal.replace(update=dtypes.cast(signal.update, c), param=p)
         for signal, c, p in zip(signals, computes, own, strict=True)
     ]
-    decoded_slots = [
-        {name: decoded(x, c) for name, x in group.items()} for group, c in zip(slots, computes, strict=True)
-    ]
-    leaves = Leaves(given, decoded_slots, memory, kind.indices, kind.treedef, params)
     numbers = scalars.read(0, dtypes.scalar_dtype())
+    stores = [
+        Store(
+            units,
+            (group,),
+            [scalars.read(0, dtypes.real_dtype(c))] if units else [],
+            c,
+            signal.update.shape,
+            {"count": count, "leaf": jnp.int32(i)},
+        )
+        for units, group, c, signal, i in zip(kind.units, slots, computes, signals, kind.indices, strict=True)
+    ]
+    before = [store.before(0) for store in stores]
+    leaves = Leaves(given, before, memory, kind.indices, kind.treedef, params)
     vars(numbers).update(keywords, **dict(kind.functions))
     has_complex = any(jnp.issubdtype(c, jnp.complexfloating) for c in computes)
     with jax.numpy_dtype_promotion("standard") if has_complex else contextlib.nullcontext():
@@ -311,8 +349,9 @@ def tree_program(
     got, expected = [jnp.shape(s.update) for s in new.signals], [s.update.shape for s in signals]
     if got != expected:
         raise ValueError(f"{label(stage)}.update_leaves: expected updates of shapes {expected}, got {got}")
-    for old, after in zip(slots, new.slots, strict=True):
+    for store, old, after in zip(stores, before, new.slots, strict=True):
         _check_slots(stage, after, old)
+        store.put(0, after)
     _check_slots(stage, new.memory, memory)
     out: list[Any] = []
     for signal, (_, dtype) in zip(new.signals, kind.dtypes, strict=True):
@@ -320,8 +359,5 @@ def tree_program(
             out.append(dtypes.cast(signal.update, dtype))
         else:
             out.append(signal.replace(param=None) if kind.keep else Signal(signal.update))
-    stored = [
-        {name: dtypes.cast(after[name], x.dtype) for name, x in old.items()}
-        for old, after in zip(slots, new.slots, strict=True)
-    ]
+    stored = [store.stored()[0] for store in stores]
     return out, stored, {name: dtypes.cast(new.memory[name], x.dtype) for name, x in memory.items()}

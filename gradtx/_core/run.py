@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from gradtx._core import foreign, program, trees
 from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
-from gradtx._core.plan import Plan, Segment, label, linear, plan_for
+from gradtx._core.plan import Plan, Segment, label, linear, plan_for, units_here
 from gradtx._core.signal import Signal
 from gradtx._core.slots import State, initial_array, scalar_like_parameters, slot_dtype
 from gradtx._core.stages import Opaque, Stage, Wrapped, leaf_slots
+from gradtx._core.storage import initial_parts
 
 
 def init(tx: Stage, params: Any) -> State:
@@ -32,33 +34,52 @@ def init(tx: Stage, params: Any) -> State:
                 "leave such leaves out (None), or mask them"
             )
     stages = _with_numbers(plan, tx)
-    kept = tuple(_init_stage(stage, params, leaves, treedef, acts.get(i)) for i, stage in enumerate(stages))
-    return State(scalar_like_parameters(leaves, (), np.dtype(np.int32)), kept)
-
-
-def _init_stage(stage: Stage, params: Any, leaves: list[Any], treedef: Any, acts: list[bool] | None) -> Any:
-    if isinstance(stage, Opaque):
-        return stage.transformation.init(_only(treedef, leaves, acts) if acts is not None else params)
-    slots = stage.slots()
-    if not slots:
-        return ()
-    kept: dict[str, Any] = {}
-    for slot in slots:
-        if slot.role == "scalar":
-            assert not callable(slot.shape)
-            kept[slot.name] = scalar_like_parameters(leaves, slot.shape, slot.dtype or scalar_dtype())
+    entries: list[Any] = []
+    for number, stage in enumerate(stages):
+        here = acts.get(number)
+        if isinstance(stage, Opaque):
+            entries.append(stage.transformation.init(_only(treedef, leaves, here) if here is not None else params))
             continue
-        arrays: list[Any] = []
-        for i, leaf in enumerate(leaves):
-            array = None
-            if acts is None or acts[i]:
-                try:
-                    array = initial_array(slot, leaf, slot_dtype(slot, np.dtype(leaf.dtype)))
-                except TypeError as error:
-                    raise TypeError(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error
-            arrays.append(optax.MaskedNode() if array is None else array)
-        kept[slot.name] = jax.tree.unflatten(treedef, arrays)
-    return kept
+        entry: dict[str, Any] = {}
+        for slot in plan.stored[number]:
+            if slot.role == "scalar":
+                assert not callable(slot.shape)
+                entry[slot.name] = scalar_like_parameters(leaves, slot.shape, slot.dtype or scalar_dtype())
+            else:
+                entry[slot.name] = [optax.MaskedNode()] * len(leaves)
+        entries.append(entry)
+    for i, leaf in enumerate(leaves):
+        try:
+            _init_leaf(plan, i, leaf, [acts.get(k) is None or acts[k][i] for k in range(len(stages))], entries)  # type: ignore[index]
+        except TypeError as error:
+            raise TypeError(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error
+    for number, entry in enumerate(entries):
+        if isinstance(stages[number], Opaque):
+            continue
+        trees_of = {k: jax.tree.unflatten(treedef, x) if isinstance(x, list) else x for k, x in entry.items()}
+        entries[number] = trees_of or ()
+    return State(scalar_like_parameters(leaves, (), np.dtype(np.int32)), tuple(entries))
+
+
+def _init_leaf(plan: Plan, i: int, leaf: Any, acts: list[bool], entries: list[Any]) -> None:
+    """Put what is kept for one parameter into the entries of the stages that act on it."""
+    coded: dict[tuple[int, str], Any] = {}
+    for unit in plan.units:
+        slots = tuple(slot for _, slot in unit.members)
+        if not all(acts[k] for k, _ in unit.members) or not unit.codec.fits(tuple(jnp.shape(leaf))):
+            continue
+        unit.codec.check(slots, compute_dtype(np.dtype(leaf.dtype)))
+        coded.update({(k, slot.name): unit for k, slot in unit.members})
+        for name, array in initial_parts(unit, leaf).items():
+            entries[unit.home][name][i] = array
+    for number, stage in enumerate(plan.stages):
+        if isinstance(stage, Opaque) or not acts[number]:
+            continue
+        for slot in leaf_slots(stage):
+            if (number, slot.name) not in coded:
+                array = initial_array(slot, leaf, slot_dtype(slot, np.dtype(leaf.dtype)))
+                if array is not None:
+                    entries[number][slot.name][i] = array
 
 
 def _where_stages_act(plan: Plan, params: Any) -> dict[int, list[bool] | None]:
@@ -104,7 +125,7 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
     plan = plan_for(structure)
     here = _check(plan, updates, state, params)
     kept = [dict(entry) if isinstance(entry, dict) else entry for entry in state.stages]
-    memories = tuple(_memory(stage, entry) for stage, entry in zip(plan.stages, kept, strict=True))
+    memories = tuple(_memory(plan, i, entry) for i, entry in enumerate(kept))
     count, scalars, memories = program.step_scalars(plan.numeric, numbers, state.count, memories)
     for entry, memory in zip(kept, memories, strict=True):
         if memory:
@@ -120,7 +141,7 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
         mine = acts.get(index)
         chosen = [i for i in range(len(signals)) if mine is None or mine[i]]
         if segment.kind == "treewise":
-            results = _run_treewise(plan, segment, scalars, here, chosen, signals, kept, extra)
+            results = _run_treewise(plan, segment, scalars, here, chosen, signals, kept, extra, state.count)
         else:
             stage = _with_numbers(plan, tx)[index]
             results = _run_foreign(stage, segment, here, params, mine, signals, kept, index, extra)
@@ -143,7 +164,8 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
     if not isinstance(state, State) or len(state.stages) != len(plan.stages):
         got = f"one with {len(state.stages)} stages" if isinstance(state, State) else f"a {type(state).__name__}"
         raise ValueError(f"expected the state of a chain with {len(plan.stages)} stages, from its init; got {got}")
-    for stage, entry, expected in zip(plan.stages, state.stages, plan.slot_names, strict=True):
+    for stage, entry, stored in zip(plan.stages, state.stages, plan.stored, strict=True):
+        expected = {slot.name for slot in stored}
         if not isinstance(stage, Opaque) and (set(entry) if isinstance(entry, dict) else set()) != expected:
             found = sorted(entry) if isinstance(entry, dict) else "nothing"
             raise ValueError(
@@ -153,19 +175,24 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
     return _Leaves(gradients, param_leaves, treedef, updates)
 
 
-def _memory(stage: Stage, entry: Any) -> dict[str, Any]:
-    if not isinstance(entry, dict) or isinstance(stage, Opaque):
-        return {}
-    mirrors = {slot.name for slot in leaf_slots(stage)}
-    return {name: value for name, value in entry.items() if name not in mirrors}
+def _memory(plan: Plan, index: int, entry: Any) -> dict[str, Any]:
+    return {slot.name: entry[slot.name] for slot in plan.stored[index] if slot.role == "scalar"}
 
 
 def _slots_of(plan: Plan, index: int, here: _Leaves, kept: list[Any]) -> dict[str, list[Any]]:
     """The arrays that a stage keeps for the leaves, by name; `optax.MaskedNode()` where a leaf has none."""
     return {
         slot.name: trees.slot_leaves(here.treedef, kept[index][slot.name], slot, here.gradients, here.tree)
-        for slot in leaf_slots(plan.stages[index])
+        for slot in plan.stored[index]
+        if slot.role != "scalar"
     }
+
+
+def _units_held(plan: Plan, indices: tuple[int, ...], slots: dict[int, dict[str, Any]], leaf: int) -> tuple[int, ...]:
+    """Which codecs keep slots of a leaf. The state says so: inside `shard_map` a leaf is smaller than it was."""
+    return tuple(
+        unit.number for unit in plan.units if unit.home in indices and unit.holds(_of_leaf(slots[unit.home], leaf))
+    )
 
 
 def _of_leaf(slots: dict[str, list[Any]], leaf: int) -> dict[str, Any]:
@@ -188,7 +215,9 @@ def _run_leafwise(
     slots = {i: _slots_of(plan, i, here, kept) for i in everywhere}
     masks = {i: acts[i] for i in everywhere if acts.get(i) is not None}
     needs_param = any("param" in plan.stages[i].requires for i in everywhere)
-    draws = any(getattr(plan.stages[i], "randomized", False) for i in everywhere)
+    draws = any(getattr(plan.stages[i], "randomized", False) for i in everywhere) or any(
+        unit.codec.randomized for unit in plan.units if unit.home in everywhere
+    )
     numbers = {everywhere: scalars.of(everywhere)}
     out = []
     for leaf, signal in enumerate(signals):
@@ -197,7 +226,8 @@ def _run_leafwise(
             active = tuple(i for i in everywhere if i not in masks or masks[i][leaf])  # type: ignore[index]
             if active not in numbers:
                 numbers[active] = scalars.of(active)
-        kind = program.leaf_kind(plan, number, active, *here.dtypes(leaf))
+        held = _units_held(plan, active, slots, leaf) if plan.units else ()
+        kind = program.leaf_kind(plan, number, active, held, *here.dtypes(leaf))
         old = tuple(_of_leaf(slots[i], leaf) for i in active)
         param = here.params[leaf] if needs_param and here.params is not None else None
         place = {"count": count, "leaf": np.int32(leaf)} if draws else {}
@@ -221,6 +251,7 @@ def _run_treewise(
     signals: list[Any],
     kept: list[Any],
     extra: dict[str, Any],
+    count: Any,
 ) -> dict[int, Any]:
     (index,) = segment.indices
     stage: Any = plan.skeletons[index]
@@ -233,6 +264,8 @@ def _run_treewise(
         param, grad = here.dtypes(i)
         compute = compute_dtype(grad if param is None else param)
         dtypes.append((compute, program.out_dtype(param, grad) if segment.last else compute))
+    slots = _slots_of(plan, index, here, kept)
+    held = [_units_held(plan, (index,), {index: slots}, i) for i in chosen]
     kind = program.TreeKind(
         stage,
         tuple(dtypes),
@@ -241,9 +274,10 @@ def _run_treewise(
         here.treedef,
         segment.keep,
         tuple((name, x) for name, x in given.items() if callable(x)),
+        tuple(units_here(plan, (index,), units) for units in held),
     )
-    slots = _slots_of(plan, index, here, kept)
-    memory = _memory(stage, kept[index])
+    own = {slot.name for slot in plan.stages[index].slots()}
+    memory = {name: x for name, x in _memory(plan, index, kept[index]).items() if name in own}
     results, new_slots, memory = program.tree_program(
         kind,
         scalars.of((index,)),
@@ -252,6 +286,7 @@ def _run_treewise(
         [_of_leaf(slots, i) for i in chosen],
         memory,
         {name: x for name, x in given.items() if not callable(x)},
+        count,
     )
     for i, group in zip(chosen, new_slots, strict=True):
         for name, array in group.items():

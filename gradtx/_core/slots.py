@@ -28,6 +28,8 @@ class Slot:
         initial: what a `"parameter"` slot starts as: zeros, or a copy of the parameter.
         axes: of a `"factored"` slot a function from the parameter's shape to the parameter's axis (or None) that each of
             the slot's axes is, and whose sharding it takes; without one the slot starts replicated.
+        rate: of a running average the number of its stage that says which share this step's input has in it; on a zero
+            input it shrinks by `1 - rate`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Slot:
     shape: tuple[int, ...] | Callable[[tuple[int, ...]], tuple[int, ...] | None] = ()
     initial: Literal["zeros", "parameter"] = "zeros"
     axes: Callable[[tuple[int, ...]], tuple[int | None, ...]] | None = None
+    rate: str | None = None
 
     def shape_for(self, param_shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape of this slot's array for a parameter; None: it has none."""

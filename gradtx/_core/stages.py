@@ -24,6 +24,9 @@ def _run() -> Any:
     return run
 
 
+Composite = Literal["chain", "scope", "groups", "stored"]
+
+
 class Step(NamedTuple):
     """What a stage may know when it computes its numbers, once a step.
 
@@ -64,11 +67,12 @@ class Stage(Transform):
     Attributes:
         requires: what must be known when this stage runs: `"first"`, `"second"` (a moment estimated before it in its
             scope), `"param"` (the parameters).
-        composite: how the stages in it are arranged, if it is made of stages.
+        composite: how the stages in it are arranged, if it is made of stages; `"stored"`: as a chain whose slots are kept
+            by its `rules`.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
-    composite: ClassVar[Literal["chain", "scope", "groups"] | None] = None
+    composite: ClassVar[Composite | None] = None
 
     def init(self, params: Any) -> Any:  # type: ignore[override]
         return _run().init(self, params)
@@ -105,6 +109,7 @@ class Leafwise(Stage):
         randomized: whether `s` is to hold `count` and `leaf` (int32 scalars: completed steps, the leaf's index in the
             tree), from which random bits follow.
         recalls: whether `s.old` is to hold, in `emit`, the slots as they were before this step, by name.
+        passes_gradient: whether estimators behind it see the gradient that those before it saw.
     """
 
     estimates: ClassVar[Literal["first", "second"] | None] = None
@@ -112,6 +117,7 @@ class Leafwise(Stage):
     writes: ClassVar[bool] = True
     randomized: ClassVar[bool] = False
     recalls: ClassVar[bool] = False
+    passes_gradient: ClassVar[bool] = False
 
     def check_place(self, before: dict[str, Any]) -> None:
         """Raise if this stage makes no sense behind those before it in its scope; record what it adds.

@@ -59,7 +59,7 @@ class ema_belief_moment(Leafwise):
         before["second"] = self
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("nu", real=True), *weight_slot(self.b2))
+        return (Slot("nu", real=True, rate="rate"), *weight_slot(self.b2))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         numbers, memory = average(step, self.b2)

@@ -40,7 +40,7 @@ class scale_by_delta_rms(Leafwise):
     eps: Any = number_field(default=1e-6, minimum=0.0)
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("delta", real=True), *weight_slot(self.rho))
+        return (Slot("delta", real=True, rate="rate"), *weight_slot(self.rho))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         numbers, memory = average(step, self.rho)

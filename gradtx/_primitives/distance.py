@@ -76,7 +76,12 @@ class scale_by_prodigy(Treewise):
             raise ValueError("prodigy(estim_lr0=...): expected a number > 0, got 0: the estimate could never grow")
 
     def slots(self) -> tuple[Slot, ...]:
-        mirrors = (Slot("mu"), Slot("nu", real=True), Slot("grad_sum"), Slot("params0", initial="parameter"))
+        mirrors = (
+            Slot("mu", rate="rate1"),
+            Slot("nu", real=True, rate="rate2"),
+            Slot("grad_sum"),
+            Slot("params0", initial="parameter"),
+        )
         return (*mirrors, *(Slot(name, "scalar") for name in ("estim_lr", "previous_lr", "numerator")))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:

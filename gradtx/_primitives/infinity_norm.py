@@ -42,7 +42,7 @@ class scale_by_infinity_norm(Leafwise):
         before.setdefault("captured", self)
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("nu", real=True),)
+        return (Slot("nu", real=True, rate="complement"),)
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return {"complement": step.complement(self.b2)}, {}

@@ -45,7 +45,7 @@ class ema_first_moment(Leafwise):
         object.__setattr__(self, "dtype", slot_storage(self.dtype, self, "dtype"))
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("mu", dtype=self.dtype), *weight_slot(self.b1))
+        return (Slot("mu", dtype=self.dtype, rate="rate"), *weight_slot(self.b1))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return average(step, self.b1)
@@ -88,7 +88,7 @@ class ema_second_moment(Leafwise):
     writes: ClassVar[bool] = False
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("nu", real=True), *weight_slot(self.b2))
+        return (Slot("nu", real=True, rate="rate"), *weight_slot(self.b2))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return average(step, self.b2)
@@ -130,7 +130,7 @@ class ema_centered_moment(Leafwise):
     writes: ClassVar[bool] = False
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("mu"), Slot("nu", real=True), *weight_slot(self.decay))
+        return (Slot("mu", rate="rate"), Slot("nu", real=True, rate="rate"), *weight_slot(self.decay))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return average(step, self.decay)
@@ -171,7 +171,7 @@ class sum_of_squares(Leafwise):
     writes: ClassVar[bool] = False
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("nu", real=True),)
+        return (Slot("nu", real=True, rate="rate"),)
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return {"rate": 1 / step.t, "weight": step.t}, {}

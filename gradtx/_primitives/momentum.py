@@ -50,7 +50,7 @@ class trace(Leafwise):
         before.setdefault("captured", self)
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("trace", dtype=self.accumulator_dtype), *weight_slot(self.decay))
+        return (Slot("trace", dtype=self.accumulator_dtype, rate="rate"), *weight_slot(self.decay))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return average(step, self.decay, unit_gain=True)
@@ -79,6 +79,7 @@ class nesterov(Leafwise):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("first",)
+    passes_gradient: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         first = signal.first

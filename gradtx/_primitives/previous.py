@@ -98,7 +98,7 @@ class nesterov_difference(Leafwise):
             )
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("previous_gradient"), Slot("mu_difference"), *weight_slot(self.b2))
+        return (Slot("previous_gradient"), Slot("mu_difference", rate="rate"), *weight_slot(self.b2))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         numbers, memory = average(step, self.b2)
@@ -155,7 +155,7 @@ class scale_by_previous_rms(Leafwise):
         before.setdefault("captured", self)
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("nu", real=True),)
+        return (Slot("nu", real=True, rate="rate"),)
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         first = step.count == 0

@@ -46,13 +46,14 @@ class add_slow_average(Leafwise):
     dtype: Any = None
 
     requires: ClassVar[tuple[str, ...]] = ("first",)
+    passes_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "dtype", slot_storage(self.dtype, self, "dtype"))
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("mu_slow", dtype=self.dtype), *weight_slot(self.b3))
+        return (Slot("mu_slow", dtype=self.dtype, rate="rate"), *weight_slot(self.b3))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return average(step, self.b3)

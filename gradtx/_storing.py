@@ -1,0 +1,135 @@
+"""`with_storage`: any chain, with its slots kept in fewer bytes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from gradtx import storage as codecs
+from gradtx._core import plan
+from gradtx._core.stages import Opaque, Stage, Wrapped
+from gradtx._core.storage import MOMENTS, PARAMETER, Codec, Rules
+from gradtx._core.stored import Stored
+from gradtx._core.transform import Transform
+
+
+def with_storage(tx: Any, storage: Any = None, /, *, min_size: int | None = None, **by_slot: Any) -> Any:
+    """The same optimizer with its state in fewer bytes.
+
+    The arithmetic stays float32: a slot is decoded, used, and encoded. A value that a step stores is used as it was
+    stored, so what is lost is lost once.
+
+    Args:
+        tx: a gradtx transformation, chains, groups and wrappers alike.
+        storage: what holds for all running averages that `by_slot` does not name: a preset, or a codec.
+
+            - `"float32"`: as they are.
+            - `"half"`: 2 bytes a running average. The two moments of one scope in one 32-bit word (`storage.packed32`,
+              4 bytes for Adam), any other average as a 16-bit logarithm (`storage.log16`).
+            - `"quarter"`: the two moments of one scope in one 16-bit word (`storage.packed16`, 2 bytes for Adam), any
+              other average as in `"half"`.
+
+            Copies of parameters, sums and whatever is no running average stay as they are.
+        min_size: leaves with fewer elements stay float32; None: 4096.
+        **by_slot: `slot=codec`, by the name of a slot (`mu`, `nu`, `trace`, ...), `moments` for `mu` and `nu` of one scope
+            together, or `parameter` for every slot that mirrors its parameter. A codec is one of `gradtx.storage`, or the
+            name of one: `"bfloat16"`; `"float32"` leaves the slot alone.
+
+    Returns:
+        A transformation of the same arithmetic. Its state differs; `gradtx.slots(tx, state)` shows both alike.
+
+    Raises:
+        TypeError: `tx` is not a gradtx transformation, or a codec is none. From `init`: a slot that its codec cannot hold
+            (complex, float64, integers), with the path of the leaf.
+        ValueError: no stage has a slot of such a name; the message lists those there are.
+    """
+    if not isinstance(tx, Transform):
+        raise TypeError(f"with_storage: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
+    names = _slot_names(tx)
+    if isinstance(storage, Mapping):
+        by_slot, storage = {**storage, **by_slot}, None
+    for name in by_slot:
+        if name not in names and name not in (MOMENTS, PARAMETER):
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"with_storage: no slot {name!r} in {tx!r}; it has {', '.join(sorted(names)) or 'none'}{hint}"
+            )
+    by_name = [(name, _codec(value, min_size, name)) for name, value in by_slot.items()]
+    shown = [f"{name}={codec!r}" if codec else f"{name}='float32'" for name, codec in by_name]
+    averages = None
+    if isinstance(storage, str) and storage in PRESETS:
+        pair, averages = (codec and _sized(codec, min_size) for codec in PRESETS[storage])
+        if MOMENTS not in by_slot and not {"mu", "nu"} & set(by_slot):
+            by_name.append((MOMENTS, pair))
+        shown = [repr(storage), *([f"min_size={min_size}"] if min_size is not None else []), *shown]
+    elif storage is not None:
+        averages = _codec(storage, min_size, "storage")
+        shown = [repr(averages) if averages else "'float32'", *shown]
+    rules = Rules(tuple((n, c) for n, c in by_name), averages, ", ".join(shown) or "'float32'")
+    return _rewritten(tx, rules)
+
+
+PRESETS: dict[str, tuple[Codec | None, Codec | None]] = {}
+"""For each preset the codec of two moments together and that of any other average."""
+
+
+def stored(tx: Any, storage: Any) -> Any:
+    """What an optimizer's `storage=` does: `with_storage`, or nothing if there is none."""
+    return tx if storage is None else with_storage(tx, storage)
+
+
+def _codec(value: Any, min_size: int | None, name: str) -> Codec | None:
+    if value is None or (isinstance(value, str) and value == "float32"):
+        return None
+    known = {n: c for n, c in vars(codecs).items() if isinstance(c, type) and issubclass(c, Codec) and c is not Codec}
+    if isinstance(value, str) and value in known:
+        value = known[value]()
+    if isinstance(value, type) and issubclass(value, Codec):
+        value = value()
+    if not isinstance(value, Codec):
+        presets = f", or of all slots {', '.join(map(repr, PRESETS))}" if name == "storage" else ""
+        raise TypeError(
+            f"with_storage({name}=...): expected a codec of gradtx.storage, 'float32' or one of {', '.join(sorted(known))}"
+            f"{presets}; got {value!r}"
+        )
+    expected = 2 if name == MOMENTS else 1
+    if value.covers != expected:
+        raise TypeError(
+            f"with_storage({name}=...): expected a codec for {expected} slot{'s' * (expected > 1)}, got {value!r}, which keeps "
+            f"{value.covers} together" + (f": give it as {MOMENTS}=" if value.covers == 2 else "")
+        )
+    return _sized(value, min_size)
+
+
+def _sized(codec: Codec, min_size: int | None) -> Codec:
+    return codec if min_size is None else codec._with(min_size=min_size)
+
+
+def _rewritten(tx: Any, rules: Rules) -> Any:
+    """The rules around every chain: also of those inside wrappers, which keep a state of their own."""
+    if not isinstance(tx, Stage):
+        return tx._with(transforms=tuple(_rewritten(part, rules) for part in tx.transforms))
+    return Stored((_wrapped_rewritten(tx, rules),), rules)
+
+
+def _wrapped_rewritten(tx: Any, rules: Rules) -> Any:
+    if isinstance(tx, Wrapped):
+        return tx._with(transforms=tuple(_rewritten(part, rules) for part in tx.transforms))
+    if tx.composite is None:
+        return tx
+    new = tuple(_wrapped_rewritten(part, rules) for part in tx.stages)
+    return tx if all(a is b for a, b in zip(new, tx.stages, strict=True)) else tx._with(stages=new)
+
+
+def _slot_names(tx: Any) -> set[str]:
+    if not isinstance(tx, Stage):
+        return {name for part in tx.transforms for name in _slot_names(part)}
+    names = set()
+    for stage in plan.linear(tx):
+        if isinstance(stage, Wrapped):
+            names |= {name for part in stage.transforms for name in _slot_names(part)}
+        elif not isinstance(stage, Opaque):
+            names |= {slot.name for slot in stage.slots() if slot.role != "scalar"}
+    return names
