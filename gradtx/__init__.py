@@ -27,6 +27,8 @@ from gradtx._groups import freeze as freeze
 
 # Seeing and steering
 from gradtx._inject import inject_hyperparams as inject_hyperparams
+from gradtx._inspect.describe import describe as describe
+from gradtx._inspect.difference import diff as diff
 from gradtx._inspect.numbers import hyperparams as hyperparams
 
 # Groups of parameters by shape

@@ -56,7 +56,7 @@ class Groups(Stage):
 
     def assignment(self, params: Any) -> dict[str, str]:
         """For every leaf, by path, the pattern that it matched."""
-        names = [_show(p) for p in self.patterns]
+        names = [show_pattern(p) for p in self.patterns]
         return dict(zip(trees.leaf_paths(params), (names[i] for i in self.assign(params)), strict=True))
 
     def table(self, params: Any) -> str:
@@ -68,13 +68,13 @@ class Groups(Stage):
         for i, (pattern, tx) in enumerate(zip(self.patterns, self.stages, strict=True)):
             mine = [n for n, g in enumerate(groups) if g == i]
             size = sum(leaves[n].size for n in mine)
-            lines.append(f"{_show(pattern)}: {len(mine)} leaves, {size:,} parameters: {tx._expression()}")
+            lines.append(f"{show_pattern(pattern)}: {len(mine)} leaves, {size:,} parameters: {tx._expression()}")
             lines += [f"    {paths[n]:{width}}  {leaves[n].dtype}{list(leaves[n].shape)}" for n in mine]
         return "\n".join(lines)
 
     def _expression(self) -> str:
         pairs = zip(self.patterns, self.stages, strict=True)
-        return f"by_path({{{', '.join(f'{_show(p)}: {tx._expression()}' for p, tx in pairs)}}})"
+        return f"by_path({{{', '.join(f'{show_pattern(p)}: {tx._expression()}' for p, tx in pairs)}}})"
 
 
 def by_path(groups: Mapping[Pattern, Any]) -> Groups:
@@ -115,20 +115,21 @@ def by_path(groups: Mapping[Pattern, Any]) -> Groups:
             )
         if isinstance(tx, str):
             if tx != "frozen":
-                raise TypeError(f"by_path: {_show(pattern)}: expected a transformation or 'frozen', got {tx!r}")
+                raise TypeError(f"by_path: {show_pattern(pattern)}: expected a transformation or 'frozen', got {tx!r}")
             tx = freeze()
         try:
             stage = chain(tx)
         except TypeError as error:
-            raise TypeError(f"by_path: {_show(pattern)}: {error}") from error
-        stages.append(named(pattern if isinstance(pattern, str) else _show(pattern), stage))
+            raise TypeError(f"by_path: {show_pattern(pattern)}: {error}") from error
+        stages.append(named(pattern if isinstance(pattern, str) else show_pattern(pattern), stage))
     tx = Groups(tuple(groups), tuple(stages))
     for stage in stages:
         plan.check_estimators(stage)
     return tx
 
 
-def _show(pattern: Any) -> str:
+def show_pattern(pattern: Any) -> str:
+    """A pattern as one would type it."""
     return repr(pattern) if isinstance(pattern, (str, re.Pattern)) else show_static(pattern)
 
 
@@ -145,7 +146,7 @@ def _assigned(patterns: tuple[Any, ...], paths: tuple[str, ...], leaves: tuple[A
     if -1 in found:
         unmatched = [path for path, group in zip(paths, found, strict=True) if group < 0]
         raise ValueError(
-            f"by_path: no pattern of {', '.join(map(_show, patterns))} matches {', '.join(unmatched)}; "
+            f"by_path: no pattern of {', '.join(map(show_pattern, patterns))} matches {', '.join(unmatched)}; "
             'a last pattern "**" matches the rest'
         )
     return tuple(found)
@@ -160,7 +161,9 @@ def _test(pattern: Any) -> Callable[[str, Any], bool]:
     def predicate(path: str, leaf: Any) -> bool:
         answer = pattern(path, leaf)
         if isinstance(answer, jax.core.Tracer) or not isinstance(answer, bool):
-            raise TypeError(f"by_path: leaf {path}: expected {_show(pattern)} to say True or False, got {answer!r}")
+            raise TypeError(
+                f"by_path: leaf {path}: expected {show_pattern(pattern)} to say True or False, got {answer!r}"
+            )
         return answer
 
     return predicate

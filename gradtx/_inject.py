@@ -31,6 +31,7 @@ class InjectedHyperparams(Transform):
     """A transformation whose numbers live in its state. Build it with `inject_hyperparams`."""
 
     held: ClassVar[tuple[str, ...]] = ("inner",)
+    built_by: ClassVar[str] = "inject_hyperparams"
 
     transforms: tuple[Any, ...] = stage_field()
 

@@ -151,7 +151,7 @@ class Spec:
         positional = True
         for field in fields_of(self):
             value = getattr(self, field.name)
-            if _same(value, field.default) and not (positional and kind_of(field)):
+            if is_default(value, field.default) and not (positional and kind_of(field)):
                 positional = False
                 continue
             text = kind.show(value) if (kind := kind_of(field)) else show_static(value)
@@ -177,7 +177,7 @@ def _leaf_identity(leaf: Any) -> Hashable:
     return id(leaf)
 
 
-def _same(value: Any, default: Any) -> bool:
+def is_default(value: Any, default: Any) -> bool:
     """Whether a field holds its default; arrays and schedules never do."""
     value = getattr(value, "value", value)  # a Decay prints as its decay rate
     return isinstance(value, (bool, int, float, str, type(None))) and type(value) is type(default) and value == default
