@@ -530,7 +530,9 @@ def test_kinds_of_programs_that_differ_are_unequal():
     float64 = np.dtype(np.float64)
     assert float64 == None  # noqa: E711
     ends, goes_on = gradtx.scale(2.0), gradtx.chain(gradtx.scale(2.0), optax.clip(1.0))
-    kinds = [program.leaf_kind(plan_for(jax.tree.structure(tx)), 0, (0,), (), float64, float64) for tx in (ends, goes_on)]
+    kinds = [
+        program.leaf_kind(plan_for(jax.tree.structure(tx)), 0, (0,), (), float64, float64) for tx in (ends, goes_on)
+    ]
     assert kinds[0].stages == kinds[1].stages
     assert kinds[0] != kinds[1]
     for kind in kinds:

@@ -65,6 +65,11 @@ class Plan:
     numeric: Any
     kinds: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
+    @functools.cached_property
+    def slot_names(self) -> tuple[frozenset[str], ...]:
+        """For each stage the names in its state."""
+        return tuple(frozenset(slot.name for slot in stored) for stored in self.stored)
+
 
 def linear(tx: Any) -> list[st.Stage]:
     """The stages of a transformation in the order they run, scopes between markers, group after group."""

@@ -164,8 +164,7 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
     if not isinstance(state, State) or len(state.stages) != len(plan.stages):
         got = f"one with {len(state.stages)} stages" if isinstance(state, State) else f"a {type(state).__name__}"
         raise ValueError(f"expected the state of a chain with {len(plan.stages)} stages, from its init; got {got}")
-    for stage, entry, stored in zip(plan.stages, state.stages, plan.stored, strict=True):
-        expected = {slot.name for slot in stored}
+    for stage, entry, expected in zip(plan.stages, state.stages, plan.slot_names, strict=True):
         if not isinstance(stage, Opaque) and (set(entry) if isinstance(entry, dict) else set()) != expected:
             found = sorted(entry) if isinstance(entry, dict) else "nothing"
             raise ValueError(

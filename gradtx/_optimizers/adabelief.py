@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.belief import ema_belief_moment
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
+from gradtx._storing import stored
 
 
 def scale_by_belief(
@@ -42,7 +44,8 @@ def adabelief(
     eps_root: Any = 1e-16,
     *,
     nesterov: bool = False,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""Adam whose second moment is that of the gradient's distance from its average.
 
     $$p_t = p_{t-1} - \eta_t \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}, \qquad
@@ -58,6 +61,7 @@ def adabelief(
         eps: added outside the root, >= 0.
         eps_root: added to the second moment at every step, >= 0.
         nesterov: whether the first moment looks one step ahead.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b1), ema_belief_moment(b2, eps_root), bias_correction(), scale_by_rms(eps),
@@ -68,4 +72,4 @@ def adabelief(
         Algorithm 2.
     """
     direction = scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov)
-    return chain(direction, scale_by_learning_rate(learning_rate))
+    return stored(chain(direction, scale_by_learning_rate(learning_rate)), storage)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain, scope
+from gradtx._core.stages import Stage
 from gradtx._primitives.factored import factored_second_moment
 from gradtx._primitives.layerwise import clip_by_block_rms, scale_by_param_block_rms
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def adafactor(
@@ -25,7 +27,9 @@ def adafactor(
     eps: Any = 1e-30,
     factored: bool = True,
     weight_decay_mask: Any = None,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""Adafactor: RMSProp with row and column means of the squares, clipped, and in proportion to the parameters.
 
     $$p_t = p_{t-1} - \eta_t \max(\text{RMS}(p_{t-1}), 10^{-3}) \frac{\hat u_t}{\max(1, \text{RMS}(\hat u_t) / d)},
@@ -44,6 +48,7 @@ def adafactor(
         eps: added to the squares, >= 0.
         factored: whether to factor at all.
         weight_decay_mask: which leaves decay; see `decoupled_weight_decay`.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(factored_second_moment(...), scale_by_rms(0.0), clip_by_block_rms(clipping_threshold),
@@ -54,15 +59,18 @@ def adafactor(
         Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv:1804.04235, Algorithms
         4 and 5, with weight decay and the learning rate as in Optax.
     """
-    return chain(
-        factored_second_moment(decay_rate, decay_offset, min_dim_size_to_factor, eps, factored),
-        scale_by_rms(0.0),
-        *([] if clipping_threshold is None else [clip_by_block_rms(clipping_threshold)]),
-        *([] if learning_rate is None else [scale_by_learning_rate(learning_rate, flip_sign=False)]),
-        *([scale_by_param_block_rms()] if multiply_by_parameter_scale else []),
-        *([] if momentum is None else [scope(ema_first_moment(momentum, dtype_momentum))]),
-        *([] if weight_decay_rate is None else [decoupled_weight_decay(weight_decay_rate, weight_decay_mask)]),
-        scale(-1.0),
+    return stored(
+        chain(
+            factored_second_moment(decay_rate, decay_offset, min_dim_size_to_factor, eps, factored),
+            scale_by_rms(0.0),
+            *([] if clipping_threshold is None else [clip_by_block_rms(clipping_threshold)]),
+            *([] if learning_rate is None else [scale_by_learning_rate(learning_rate, flip_sign=False)]),
+            *([scale_by_param_block_rms()] if multiply_by_parameter_scale else []),
+            *([] if momentum is None else [scope(ema_first_moment(momentum, dtype_momentum))]),
+            *([] if weight_decay_rate is None else [decoupled_weight_decay(weight_decay_rate, weight_decay_mask)]),
+            scale(-1.0),
+        ),
+        storage,
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def scale_by_adam(
@@ -44,7 +46,8 @@ def adam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""Adam: a moving average of the gradient, divided by the root of a moving average of its square.
 
     $$p_t = p_{t-1} - \eta_t \frac{\hat m_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon}$$
@@ -60,6 +63,7 @@ def adam(
         eps_root: added inside the root, >= 0.
         mu_dtype: the dtype in which the first moment is stored; None is float32 (Optax: the parameters').
         nesterov: whether the first moment looks one step ahead.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b1), ema_second_moment(b2), bias_correction(), scale_by_rms(eps),
@@ -69,7 +73,7 @@ def adam(
         Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, Algorithm 1.
     """
     direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
-    return chain(direction, scale_by_learning_rate(learning_rate))
+    return stored(chain(direction, scale_by_learning_rate(learning_rate)), storage)
 
 
 def adamw(
@@ -84,7 +88,8 @@ def adamw(
     *,
     nesterov: bool = False,
     schedule: Any = None,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""Adam with decoupled weight decay.
 
     $$p_t = p_{t-1} - \eta_t \left( \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda p_{t-1} \right)$$
@@ -109,6 +114,7 @@ def adamw(
             `(path, leaf) -> bool`. None: all.
         nesterov: whether the first moment looks one step ahead.
         schedule: the multiplier $\eta_t$ of the fully decoupled form; None: decay times learning rate.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         Adam's chain with `decoupled_weight_decay(weight_decay, mask)` before the learning rate.
@@ -119,5 +125,5 @@ def adamw(
     direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
     decay = decoupled_weight_decay(weight_decay, mask)
     if schedule is None:
-        return chain(direction, decay, scale_by_learning_rate(learning_rate))
-    return chain(direction, scale(learning_rate), decay, scale_by_learning_rate(schedule))
+        return stored(chain(direction, decay, scale_by_learning_rate(learning_rate)), storage)
+    return stored(chain(direction, scale(learning_rate), decay, scale_by_learning_rate(schedule)), storage)

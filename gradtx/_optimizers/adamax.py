@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.infinity_norm import scale_by_infinity_norm
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.scaling import scale_by_learning_rate
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def scale_by_adamax(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> Chain:
@@ -26,7 +28,9 @@ def adamax(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """Adam with the decaying maximum of the gradient in place of its root mean square.
 
     Args:
@@ -34,6 +38,7 @@ def adamax(
         b1: the decay of the first moment, in [0, 1), may be a schedule.
         b2: the decay of the maximum, in [0, 1), may be a schedule.
         eps: added to the size of each gradient, >= 0.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b1), bias_correction(), scale_by_infinity_norm(b2, eps),
@@ -42,7 +47,7 @@ def adamax(
     Source:
         Kingma & Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, Algorithm 2.
     """
-    return chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return stored(chain(scale_by_adamax(b1, b2, eps), scale_by_learning_rate(learning_rate)), storage)
 
 
 def adamaxw(
@@ -52,7 +57,9 @@ def adamaxw(
     eps: Any = 1e-8,
     weight_decay: Any = 1e-4,
     mask: Any = None,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """AdaMax with decoupled weight decay.
 
     Args:
@@ -62,6 +69,7 @@ def adamaxw(
         eps: added to the size of each gradient, >= 0.
         weight_decay: >= 0, a number or a schedule.
         mask: which leaves decay; see `adamw`.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         AdaMax's chain with `decoupled_weight_decay(weight_decay, mask)` before the learning rate.
@@ -70,4 +78,4 @@ def adamaxw(
         Kingma & Ba, arXiv:1412.6980, Algorithm 2; Loshchilov & Hutter, arXiv:1711.05101, for the decay.
     """
     decay = decoupled_weight_decay(weight_decay, mask)
-    return chain(scale_by_adamax(b1, b2, eps), decay, scale_by_learning_rate(learning_rate))
+    return stored(chain(scale_by_adamax(b1, b2, eps), decay, scale_by_learning_rate(learning_rate)), storage)

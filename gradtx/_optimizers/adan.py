@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
 from gradtx._primitives.previous import nesterov_difference
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def scale_by_adan(
@@ -43,7 +45,9 @@ def adan(
     eps_root: Any = 1e-8,
     weight_decay: Any = 0.0,
     mask: Any = None,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""Adam with Nesterov's momentum estimated from the changes of the gradient.
 
     $$p_t = p_{t-1} - \eta_t \left( \frac{\hat m_t + b_2 \hat v_t}{\sqrt{\hat n_t + \epsilon_{\text{root}}} + \epsilon} +
@@ -63,6 +67,7 @@ def adan(
         weight_decay: $\lambda \ge 0$, a number or a schedule; multiplied by the learning rate and added (the paper divides by
             $1 + \eta \lambda$ instead).
         mask: which leaves decay, as for `adamw`. None: all.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         AdamW's chain with `nesterov_difference(b2)` behind the first moment.
@@ -70,8 +75,11 @@ def adan(
     Source:
         Xie et al., arXiv:2208.06677, Algorithm 1.
     """
-    return chain(
-        scale_by_adan(b1, b2, b3, eps, eps_root),
-        decoupled_weight_decay(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            scale_by_adan(b1, b2, b3, eps, eps_root),
+            decoupled_weight_decay(weight_decay, mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.slow_average import add_slow_average
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def scale_by_ademamix(
@@ -47,7 +49,9 @@ def ademamix(
     mu_dtype: Any = None,
     weight_decay: Any = 0.0,
     mask: Any = None,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""AdamW with two averages of the gradient, a fast one and a slow one.
 
     $$p_t = p_{t-1} - \eta_t \left( \frac{\hat m_t + \alpha s_t}{\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon} +
@@ -66,6 +70,7 @@ def ademamix(
         mu_dtype: the dtype in which both averages are stored; None is float32.
         weight_decay: $\lambda \ge 0$, a number or a schedule; multiplied by the learning rate.
         mask: which leaves decay, as for `adamw`. None: all.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         AdamW's chain with `add_slow_average(b3, alpha)` behind the moments.
@@ -73,8 +78,11 @@ def ademamix(
     Source:
         Pagliardini, Ablin & Grangier, arXiv:2409.03137, Algorithm 1.
     """
-    return chain(
-        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),
-        decoupled_weight_decay(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),
+            decoupled_weight_decay(weight_decay, mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )

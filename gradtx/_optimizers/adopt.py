@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain, scope
+from gradtx._core.stages import Stage
 from gradtx._primitives.clipping import clip
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.previous import scale_by_previous_rms
 from gradtx._primitives.scaling import scale_by_learning_rate
+from gradtx._storing import stored
 from gradtx.schedules import power_schedule
 
 FOURTH_ROOT = power_schedule(0.25)
@@ -47,7 +49,8 @@ def adopt(
     nesterov: bool = False,
     use_clipping: bool = True,
     clip_value_fn: Any = FOURTH_ROOT,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""Adam with the second moment of the step before, and the momentum behind the division instead of in front.
 
     $$x_t = \text{clip}\left(\frac{g_t}{\max(\sqrt{v_{t-1}}, \epsilon)}, c_t\right), \quad m_t = b_1 m_{t-1} + (1 - b_1) x_t,
@@ -65,6 +68,7 @@ def adopt(
         use_clipping: whether the quotients are clipped, element by element.
         clip_value_fn: a number or a schedule: the limit $c_t$, by default the fourth root of the number of completed
             steps.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(scale_by_previous_rms(b2, eps), clip(clip_value_fn), scope(ema_first_moment(b1)),
@@ -77,7 +81,10 @@ def adopt(
         Taniguchi et al., arXiv:2411.02853, Algorithm 2, with the clipping of the authors' later version.
     """
     clipping = {"use_clipping": use_clipping, "clip_value_fn": clip_value_fn}
-    return chain(
-        scale_by_adopt(b1, b2, eps, mu_dtype, nesterov=nesterov, **clipping),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            scale_by_adopt(b1, b2, eps, mu_dtype, nesterov=nesterov, **clipping),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain, scope
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
 from gradtx._primitives.running_max import running_max
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
+from gradtx._storing import stored
 
 
 def scale_by_amsgrad(
@@ -49,7 +51,9 @@ def amsgrad(
     mu_dtype: Any = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""Adam that divides by the largest second moment so far, corrected for its bias (as Optax takes it).
 
     Args:
@@ -62,6 +66,7 @@ def amsgrad(
         bias_correction_mu: whether the first moment is corrected for its bias.
         bias_correction_nu: whether the second one is, before its maximum is taken. (The paper corrects neither;
             PyTorch corrects both, the second behind the maximum: `running_max()` before `bias_correction()`.)
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         Adam's chain with `running_max()` behind the bias correction.
@@ -70,4 +75,4 @@ def amsgrad(
         Reddi, Kale & Kumar, "On the Convergence of Adam and Beyond", ICLR 2018, Algorithm 2.
     """
     direction = scale_by_amsgrad(b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu)
-    return chain(direction, scale_by_learning_rate(learning_rate))
+    return stored(chain(direction, scale_by_learning_rate(learning_rate)), storage)

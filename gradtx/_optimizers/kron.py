@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._groups import by_path
 from gradtx._matrices import leaves_with
 from gradtx._primitives.bias_correction import bias_correction
@@ -14,6 +15,7 @@ from gradtx._primitives.layerwise import clip_by_block_rms
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.scaling import scale_by_learning_rate
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 from gradtx.schedules import exponential_decay
 
 
@@ -33,7 +35,8 @@ def kron(
     *,
     seed: int = 0,
     dimension_numbers: Any = None,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""PSGD with a Kronecker-factored preconditioner: momentum, whitened.
 
     $$p_t = p_{t-1} - \eta_t \left( \text{clip}(P \hat m_t) + \lambda p_{t-1} \right)$$
@@ -60,6 +63,7 @@ def kron(
         seed: of the preconditioner's random probes.
         dimension_numbers: which parameters are matrices, and what their axes are: as `muon_weight_dimension_numbers`
             of `muon`. What it does not mention is a vector.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b1, mu_dtype), bias_correction(), scale_by_kron(preconditioner_update_probability, ...),
@@ -103,8 +107,11 @@ def kron(
             for who, numbers in leaves_with(dimension_numbers, (), "kron(dimension_numbers=...)")
         }
         stages = [by_path({**groups, "**": chain(*direction(None, True))})]
-    return chain(
-        *stages,
-        decoupled_weight_decay(weight_decay, weight_decay_mask),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            *stages,
+            decoupled_weight_decay(weight_decay, weight_decay_mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )

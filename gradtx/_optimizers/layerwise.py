@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.layerwise import scale_by_trust_ratio, shrinking_step
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
@@ -12,6 +13,7 @@ from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.momentum import trace
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import add_decayed_weights, decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def lars(
@@ -23,7 +25,9 @@ def lars(
     trust_ratio_mask: Any = True,
     momentum: Any = 0.9,
     nesterov: bool = False,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """LARS: momentum on gradients that have, leaf by leaf, a norm in proportion to the parameters'.
 
     Args:
@@ -35,6 +39,7 @@ def lars(
         trust_ratio_mask: which leaves are scaled, in the same forms.
         momentum: the decay of the heavy ball, in [0, 1), may be a schedule.
         nesterov: whether it looks one step ahead.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(add_decayed_weights(...), scale_by_trust_ratio(...), scale_by_learning_rate(learning_rate),
@@ -43,12 +48,15 @@ def lars(
     Source:
         You, Gitman & Ginsburg, arXiv:1708.03888, Algorithm 1.
     """
-    return chain(
-        add_decayed_weights(weight_decay, weight_decay_mask),
-        scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps, mask=trust_ratio_mask),
-        scale_by_learning_rate(learning_rate),
-        trace(momentum),
-        *([look_ahead()] if nesterov else []),
+    return stored(
+        chain(
+            add_decayed_weights(weight_decay, weight_decay_mask),
+            scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps, mask=trust_ratio_mask),
+            scale_by_learning_rate(learning_rate),
+            trace(momentum),
+            *([look_ahead()] if nesterov else []),
+        ),
+        storage,
     )
 
 
@@ -60,7 +68,9 @@ def lamb(
     eps_root: Any = 0.0,
     weight_decay: Any = 0.0,
     mask: Any = None,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """LAMB: AdamW whose step has, leaf by leaf, the norm of the parameters times the learning rate.
 
     Args:
@@ -71,6 +81,7 @@ def lamb(
         eps_root: added inside the root, >= 0.
         weight_decay: decoupled, >= 0, a number or a schedule.
         mask: which leaves decay; see `decoupled_weight_decay`.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         AdamW's chain with `scale_by_trust_ratio()` before the learning rate.
@@ -79,23 +90,27 @@ def lamb(
         You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv:1904.00962,
         Algorithm 2, with the identity for its function phi.
     """
-    return chain(
-        ema_first_moment(b1),
-        ema_second_moment(b2),
-        bias_correction(),
-        scale_by_rms(eps, eps_root),
-        decoupled_weight_decay(weight_decay, mask),
-        scale_by_trust_ratio(),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            ema_first_moment(b1),
+            ema_second_moment(b2),
+            bias_correction(),
+            scale_by_rms(eps, eps_root),
+            decoupled_weight_decay(weight_decay, mask),
+            scale_by_trust_ratio(),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )
 
 
-def fromage(learning_rate: Any, min_norm: Any = 1e-6) -> Chain:
+def fromage(learning_rate: Any, min_norm: Any = 1e-6, *, storage: Any = None) -> Stage:
     """Fromage: steps of the parameters' norm, leaf by leaf, without letting that norm grow.
 
     Args:
         learning_rate: the size of a step relative to the parameters, a number or a schedule.
         min_norm: norms count as at least this much, >= 0.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(scale_by_trust_ratio(min_norm), shrinking_step(learning_rate))`.
@@ -103,4 +118,4 @@ def fromage(learning_rate: Any, min_norm: Any = 1e-6) -> Chain:
     Source:
         Bernstein et al., arXiv:2002.03432, Algorithm 1.
     """
-    return chain(scale_by_trust_ratio(min_norm), shrinking_step(learning_rate))
+    return stored(chain(scale_by_trust_ratio(min_norm), shrinking_step(learning_rate)), storage)

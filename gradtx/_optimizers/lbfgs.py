@@ -6,9 +6,11 @@ from typing import Any
 
 import optax
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.quasi_newton import scale_by_lbfgs
 from gradtx._primitives.scaling import scale_by_learning_rate
+from gradtx._storing import stored
 
 _ZOOM = optax.scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
 
@@ -18,7 +20,9 @@ def lbfgs(
     memory_size: int = 10,
     scale_init_precond: bool = True,
     linesearch: Any = _ZOOM,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""L-BFGS: steps by an inverse Hessian made of the last changes of the gradient, as long as a line search says.
 
     $$p_t = p_{t-1} - \eta_t H_t g_t$$
@@ -33,6 +37,7 @@ def lbfgs(
         linesearch: a transformation that chooses $\eta_t$: the default is
             `optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")`; `optax.scale_by_backtracking_linesearch`
             is another. None takes the direction as it is.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(scale_by_lbfgs(memory_size, scale_init_precond), scale_by_learning_rate(learning_rate), linesearch)`.
@@ -43,8 +48,11 @@ def lbfgs(
     Source:
         Liu & Nocedal (1989); Nocedal & Wright, "Numerical Optimization" (2nd edition, 2006), Algorithm 7.5.
     """
-    return chain(
-        scale_by_lbfgs(memory_size, scale_init_precond),
-        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
-        *([] if linesearch is None else [linesearch]),
+    return stored(
+        chain(
+            scale_by_lbfgs(memory_size, scale_init_precond),
+            scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
+            *([] if linesearch is None else [linesearch]),
+        ),
+        storage,
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.parameter_averages import synchronize_slow_weights
+from gradtx._storing import stored
 from gradtx._wrappers.restarts import restart_every
 
 
-def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: Any, reset_state: bool = False) -> Chain:
+def lookahead(
+    fast_optimizer: Any, sync_period: int, slow_step_size: Any, reset_state: bool = False, *, storage: Any = None
+) -> Stage:
     """Let an optimizer run `sync_period` steps ahead, then go back part of the way to the weights it started from.
 
     The trained parameters are the fast ones, and gradients are taken at them; the slow ones live in the state, and
@@ -21,6 +25,7 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: Any, reset_
         sync_period: the steps between two synchronizations, an int >= 1.
         slow_step_size: how far the slow weights go towards the fast ones, usually in (0, 1]; may be a schedule.
         reset_state: whether the fast optimizer starts anew, its count included, after each synchronization.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(fast_optimizer, synchronize_slow_weights(sync_period, slow_step_size))`.
@@ -32,4 +37,4 @@ def lookahead(fast_optimizer: Any, sync_period: int, slow_step_size: Any, reset_
         Zhang, Lucas, Hinton & Ba, "Lookahead Optimizer", arXiv:1907.08610, Algorithm 1.
     """
     follow = synchronize_slow_weights(sync_period, slow_step_size)
-    return chain(restart_every(fast_optimizer, sync_period) if reset_state else fast_optimizer, follow)
+    return stored(chain(restart_every(fast_optimizer, sync_period) if reset_state else fast_optimizer, follow), storage)

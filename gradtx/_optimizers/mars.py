@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._optimizers.adam import adamw
 from gradtx._primitives.leaf_clipping import clip_by_leaf_norm
 from gradtx._primitives.previous import variance_reduction
+from gradtx._storing import stored
 
 
 def mars(
@@ -22,7 +24,8 @@ def mars(
     *,
     gamma: Any = 0.025,
     max_norm: Any = 1.0,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""AdamW on gradients whose variance is reduced by their last change: MARS-AdamW in its approximate form.
 
     $$c_t = g_t + \gamma \frac{b_1}{1 - b_1} (g_t - g_{t-1}), \qquad \tilde c_t = c_t \min(1, 1 / \lVert c_t \rVert)$$
@@ -41,6 +44,7 @@ def mars(
         mask: which leaves decay, as for `adamw`. None: all.
         gamma: $\gamma$, how much of the change counts, a number or a schedule.
         max_norm: the largest norm of a leaf's corrected gradient, >= 0.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(variance_reduction(gamma, b1), clip_by_leaf_norm(max_norm), adamw(learning_rate, ...))`.
@@ -48,8 +52,11 @@ def mars(
     Source:
         Yuan et al., arXiv:2411.10438, Algorithm 2 (MARS-AdamW) with the clipping of equation 7.
     """
-    return chain(
-        variance_reduction(gamma, b1),
-        clip_by_leaf_norm(max_norm),
-        adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask),
+    return stored(
+        chain(
+            variance_reduction(gamma, b1),
+            clip_by_leaf_norm(max_norm),
+            adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask),
+        ),
+        storage,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._core.transform import Transform
 from gradtx._groups import by_path
 from gradtx._matrices import leaves_with, matrices
@@ -15,6 +16,7 @@ from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.orthogonalize import orthogonalize, scale_by_dual_norm, scale_by_shape
 from gradtx._primitives.scaling import scale_by_learning_rate
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def muon(
@@ -39,7 +41,8 @@ def muon(
     consistent_rms: Any = None,
     adam_paths: tuple[Any, ...] = (),
     ns_dtype: Any = None,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""Muon: momentum, orthogonalized. Parameters that are not matrices get AdamW.
 
     $$p_t = p_{t-1} - \eta_t \left( s \, \text{orthogonalize}(\hat m_t) + \lambda p_{t-1} \right)$$
@@ -75,6 +78,7 @@ def muon(
         consistent_rms: as for `scale_by_shape`.
         adam_paths: path patterns of parameters that get AdamW whatever their shape.
         ns_dtype: the dtype of the iteration, as for `orthogonalize`.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(by_path({matrices(): chain(ema_first_moment(beta), nesterov(), bias_correction(), orthogonalize(),
@@ -113,6 +117,9 @@ def muon(
     groups["**"] = others
     if adam_learning_rate is None:
         together = by_path({who: chain(*stages) for who, stages in groups.items()})
-        return chain(together, scale_by_learning_rate(learning_rate))
+        return stored(chain(together, scale_by_learning_rate(learning_rate)), storage)
     rates = {who: adam_learning_rate if who == "**" else learning_rate for who in groups}
-    return chain(by_path({who: chain(*stages, scale_by_learning_rate(rates[who])) for who, stages in groups.items()}))
+    return stored(
+        chain(by_path({who: chain(*stages, scale_by_learning_rate(rates[who])) for who, stages in groups.items()})),
+        storage,
+    )

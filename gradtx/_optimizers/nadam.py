@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain
+from gradtx._core.stages import Stage
 from gradtx._optimizers.adam import adam, adamw
+from gradtx._storing import stored
 
 
 def nadam(
@@ -17,7 +18,8 @@ def nadam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = True,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""Adam with Nesterov momentum: `adam(..., nesterov=True)`, whose arguments these are.
 
     Returns:
@@ -26,7 +28,7 @@ def nadam(
     Source:
         Dozat, "Incorporating Nesterov Momentum into Adam" (2016), Algorithm 2, with a constant decay.
     """
-    return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return stored(adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), storage)
 
 
 def nadamw(
@@ -40,7 +42,8 @@ def nadamw(
     mask: Any = None,
     *,
     nesterov: bool = True,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""AdamW with Nesterov momentum: `adamw(..., nesterov=True)`, whose arguments these are.
 
     Returns:
@@ -49,4 +52,4 @@ def nadamw(
     Source:
         Dozat (2016), Algorithm 2; Loshchilov & Hutter, arXiv:1711.05101, Algorithm 2 for the decay.
     """
-    return adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
+    return stored(adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov), storage)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._optimizers.adam import adam
 from gradtx._primitives.optimism import scale_by_optimistic_gradient
 from gradtx._primitives.scaling import scale_by_learning_rate
+from gradtx._storing import stored
 
 
-def optimistic_gradient_descent(learning_rate: Any, alpha: Any = 1.0, beta: Any = 1.0) -> Chain:
+def optimistic_gradient_descent(learning_rate: Any, alpha: Any = 1.0, beta: Any = 1.0, *, storage: Any = None) -> Stage:
     """Optimistic gradient descent: the step counts the last change of the gradient once more.
 
     Args:
         learning_rate: a number or a schedule.
         alpha: the weight of the gradient, a number or a schedule.
         beta: the weight of its change, a number or a schedule.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))`.
@@ -24,7 +27,7 @@ def optimistic_gradient_descent(learning_rate: Any, alpha: Any = 1.0, beta: Any 
     Source:
         Mokhtari, Ozdaglar & Pattathil, arXiv:1901.08511, equation 7.
     """
-    return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
+    return stored(chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate)), storage)
 
 
 def optimistic_adam_v2(
@@ -38,7 +41,8 @@ def optimistic_adam_v2(
     eps_root: Any = 0.0,
     mu_dtype: Any = None,
     nesterov: bool = True,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     """Adam whose step counts its own last change once more; with the arguments of Optax's function of this name.
 
     Args:
@@ -51,6 +55,7 @@ def optimistic_adam_v2(
         eps_root: added inside the root, >= 0.
         mu_dtype: the dtype in which the first moment is stored; None is float32.
         nesterov: whether the first moment looks one step ahead.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         Adam's chain with `scale_by_optimistic_gradient(alpha, beta)` before the learning rate.
@@ -59,4 +64,4 @@ def optimistic_adam_v2(
         Daskalakis et al., "Training GANs with Optimism", arXiv:1711.00141, Algorithm 1.
     """
     *direction, rate = adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov).stages
-    return chain(*direction, scale_by_optimistic_gradient(alpha, beta), rate)
+    return stored(chain(*direction, scale_by_optimistic_gradient(alpha, beta), rate), storage)

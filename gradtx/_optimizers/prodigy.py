@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.distance import scale_by_prodigy
+from gradtx._storing import stored
 
 
 def prodigy(
@@ -17,7 +19,9 @@ def prodigy(
     estim_lr_coef: Any = 1.0,
     weight_decay: Any = 0.0,
     safeguard_warmup: bool = False,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """AdamW whose steps are as long as the estimated distance from the first parameters to the solution.
 
     `learning_rate` multiplies the estimate; leave it at 1, or let a schedule go from 1 to 0. The parameters given to
@@ -32,6 +36,7 @@ def prodigy(
         estim_lr_coef: a factor of every later estimate, >= 0.
         weight_decay: decoupled, multiplied by the length of the step; >= 0, may be a schedule.
         safeguard_warmup: set it with a learning rate that warms up, and the estimate does not become larger by it.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(scale_by_prodigy(learning_rate, *betas, beta3, ...))`.
@@ -51,4 +56,4 @@ def prodigy(
             raise TypeError(f"prodigy(betas=...): expected a pair of numbers, got the schedule {b2!r}")
         beta3 = b2**0.5
     rest = (eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup)
-    return chain(scale_by_prodigy(learning_rate, b1, b2, beta3, *rest))
+    return stored(chain(scale_by_prodigy(learning_rate, b1, b2, beta3, *rest)), storage)

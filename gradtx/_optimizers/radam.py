@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.rectification import ema_second_moment_of_length, scale_by_rectified_rms
 from gradtx._primitives.scaling import scale_by_learning_rate
+from gradtx._storing import stored
 
 
 def scale_by_radam(
@@ -45,7 +47,8 @@ def radam(
     threshold: Any = 5.0,
     *,
     nesterov: bool = False,
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""Adam that starts as SGD with momentum, and whose step sizes grow as the second moment becomes reliable.
 
     $$p_t = p_{t-1} - \eta_t \begin{cases} r_t \hat m_t / (\sqrt{\hat v_t + \epsilon_{\text{root}}} + \epsilon) &
@@ -61,6 +64,7 @@ def radam(
         eps_root: added inside the root, >= 0.
         threshold: the length $\rho_t$ of the average from which on the second moment is used, >= 4.
         nesterov: whether the first moment looks one step ahead.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b1), ema_second_moment_of_length(b2), bias_correction(),
@@ -70,4 +74,4 @@ def radam(
         Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv:1908.03265, Algorithm 2.
     """
     direction = scale_by_radam(b1, b2, eps, eps_root, threshold, nesterov=nesterov)
-    return chain(direction, scale_by_learning_rate(learning_rate))
+    return stored(chain(direction, scale_by_learning_rate(learning_rate)), storage)

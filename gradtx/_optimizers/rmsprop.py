@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction as correct_bias
 from gradtx._primitives.moments import ema_centered_moment, ema_second_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.momentum import trace
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
+from gradtx._storing import stored
 
 
 def rmsprop(
@@ -22,7 +24,9 @@ def rmsprop(
     momentum: Any = None,
     nesterov: bool = False,
     bias_correction: bool = False,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """RMSProp: divide the gradient by the root of a moving average of its square.
 
     Args:
@@ -35,6 +39,7 @@ def rmsprop(
         momentum: the decay of a heavy ball behind the learning rate, in [0, 1); None: no momentum.
         nesterov: whether that momentum looks ahead (needs `momentum`).
         bias_correction: whether to remove the averages' bias towards their start.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_second_moment(decay), scale_by_rms(...), scale_by_learning_rate(...))`, with what else was asked for.
@@ -49,13 +54,16 @@ def rmsprop(
     if nesterov and momentum is None:
         raise ValueError("rmsprop: nesterov needs a momentum, and it is None")
     estimator = ema_centered_moment if centered else ema_second_moment
-    return chain(
-        estimator(decay, initial_scale),
-        *([correct_bias()] if bias_correction else []),
-        scale_by_rms(eps=0.0, eps_root=eps) if eps_in_sqrt else scale_by_rms(eps),
-        scale_by_learning_rate(learning_rate),
-        *([trace(momentum)] if momentum is not None else []),
-        *([look_ahead()] if nesterov else []),
+    return stored(
+        chain(
+            estimator(decay, initial_scale),
+            *([correct_bias()] if bias_correction else []),
+            scale_by_rms(eps=0.0, eps_root=eps) if eps_in_sqrt else scale_by_rms(eps),
+            scale_by_learning_rate(learning_rate),
+            *([trace(momentum)] if momentum is not None else []),
+            *([look_ahead()] if nesterov else []),
+        ),
+        storage,
     )
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.clipping import clip
 from gradtx._primitives.interpolation import interpolate
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.resilient import scale_by_rprop
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_sign, scale_by_tanh
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
-def sign_sgd(learning_rate: Any) -> Chain:
+def sign_sgd(learning_rate: Any, *, storage: Any = None) -> Stage:
     """signSGD: every parameter moves by the learning rate, against the sign of its gradient.
 
     Args:
         learning_rate: a number or a schedule.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(scale_by_sign(), scale_by_learning_rate(learning_rate))`.
@@ -25,16 +28,17 @@ def sign_sgd(learning_rate: Any) -> Chain:
     Source:
         Bernstein et al., arXiv:1802.04434, Algorithm 1.
     """
-    return chain(scale_by_sign(), scale_by_learning_rate(learning_rate))
+    return stored(chain(scale_by_sign(), scale_by_learning_rate(learning_rate)), storage)
 
 
-def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -> Chain:
+def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None, *, storage: Any = None) -> Stage:
     """Signum: signSGD on a moving average of the gradient.
 
     Args:
         learning_rate: a number or a schedule.
         beta: the decay of the average, in [0, 1), may be a schedule.
         accumulator_dtype: the dtype in which the average is stored; None is float32.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(beta), scale_by_sign(), scale_by_learning_rate(learning_rate))`.
@@ -42,7 +46,10 @@ def signum(learning_rate: Any, beta: Any = 0.9, accumulator_dtype: Any = None) -
     Source:
         Bernstein et al., arXiv:1802.04434, Algorithm 2.
     """
-    return chain(ema_first_moment(beta, accumulator_dtype), scale_by_sign(), scale_by_learning_rate(learning_rate))
+    return stored(
+        chain(ema_first_moment(beta, accumulator_dtype), scale_by_sign(), scale_by_learning_rate(learning_rate)),
+        storage,
+    )
 
 
 def scale_by_lion(
@@ -84,7 +91,9 @@ def lion(
     mu_dtype: Any = None,
     weight_decay: Any = 1e-3,
     mask: Any = None,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """Lion: the sign of an average that gives this step's gradient more weight than its memory does.
 
     Args:
@@ -94,6 +103,7 @@ def lion(
         mu_dtype: the dtype in which the momentum is stored; None is float32.
         weight_decay: decoupled, >= 0, a number or a schedule; three to ten times AdamW's.
         mask: which leaves decay; see `decoupled_weight_decay`.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b2), interpolate(b1), scale_by_sign(), decoupled_weight_decay(weight_decay, mask),
@@ -105,10 +115,13 @@ def lion(
     Source:
         Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, Algorithm 2.
     """
-    return chain(
-        scale_by_lion(b1, b2, mu_dtype),
-        decoupled_weight_decay(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            scale_by_lion(b1, b2, mu_dtype),
+            decoupled_weight_decay(weight_decay, mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )
 
 
@@ -118,7 +131,9 @@ def rprop(
     eta_plus: Any = 1.2,
     min_step_size: Any = 1e-6,
     max_step_size: Any = 50.0,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     """Rprop (iRprop-): every parameter has a step size of its own, which only the gradient's signs change.
 
     Optax 0.2.8 applies each update one step late, so that its first one is zero; this is the paper's, and PyTorch's.
@@ -129,6 +144,7 @@ def rprop(
         eta_plus: the factor where it stays, > 1.
         min_step_size: the smallest step size.
         max_step_size: the largest.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(scale_by_rprop(...), scale(-1.0))`.
@@ -136,4 +152,6 @@ def rprop(
     Source:
         Riedmiller & Braun, ICNN 1993; Igel & Huesken, NC 2000, section 2.3.
     """
-    return chain(scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size), scale(-1.0))
+    return stored(
+        chain(scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size), scale(-1.0)), storage
+    )

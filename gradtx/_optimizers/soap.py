@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._matrices import leaves_with, matrices
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.eigenbasis import from_eigenbasis, to_eigenbasis
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def soap(
@@ -27,7 +29,8 @@ def soap(
     *,
     dimension_numbers: Any = None,
     adam_paths: tuple[Any, ...] = (),
-) -> Chain:
+    storage: Any = None,
+) -> Stage:
     r"""SOAP: AdamW whose second moment and division are in the eigenbasis of the gradient's Kronecker factors.
 
     $$p_t = p_{t-1} - \eta_t \left( Q_L \frac{Q_L^H \hat m_t Q_R}{\sqrt{\hat v_t} + \epsilon} Q_R^H
@@ -51,6 +54,7 @@ def soap(
         dimension_numbers: which parameters are matrices, and what their axes are: as `muon_weight_dimension_numbers`
             of `muon`. What it does not mention gets AdamW.
         adam_paths: path patterns of parameters that get AdamW whatever their shape.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b1, mu_dtype), to_eigenbasis(shampoo_beta, precondition_frequency, max_precond_dim),
@@ -70,13 +74,16 @@ def soap(
     else:
         groups = list(leaves_with(dimension_numbers, adam_paths, "soap(dimension_numbers=...)"))
     rotations = [to_eigenbasis(beta, precondition_frequency, max_precond_dim, numbers, who) for who, numbers in groups]
-    return chain(
-        ema_first_moment(b1, mu_dtype),
-        *rotations,
-        ema_second_moment(b2),
-        bias_correction(),
-        scale_by_rms(eps),
-        *([from_eigenbasis()] if rotations else []),
-        decoupled_weight_decay(weight_decay, mask),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            ema_first_moment(b1, mu_dtype),
+            *rotations,
+            ema_second_moment(b2),
+            bias_correction(),
+            scale_by_rms(eps),
+            *([from_eigenbasis()] if rotations else []),
+            decoupled_weight_decay(weight_decay, mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.hessians import hutchinson_estimator_diag_hessian
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.scaling import scale_by_learning_rate
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 from gradtx._wrappers.curvature import divide_by_curvature
 
 HUTCHINSON = hutchinson_estimator_diag_hessian()
@@ -29,7 +31,9 @@ def sophia(
     mu_dtype: Any = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: int = 0,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""Sophia: a moving average of the gradient, divided by one of the Hessian's diagonal, clipped, and weight decay.
 
     By default `update` needs the loss as a function of the parameters alone: `update(grads, state, params,
@@ -49,6 +53,7 @@ def sophia(
         mu_dtype: the dtype in which the first moment is stored; None is float32.
         verbose: whether to print the share of elements that are not clipped.
         print_win_rate_every_n_steps: after how many steps each, if `verbose`; 0: never.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(divide_by_curvature(chain(ema_first_moment(b1), bias_correction()), hessian_diagonal_fn, ...),
@@ -60,8 +65,11 @@ def sophia(
     """
     every = print_win_rate_every_n_steps if verbose else 0
     direction = chain(ema_first_moment(b1, mu_dtype), bias_correction())
-    return chain(
-        divide_by_curvature(direction, hessian_diagonal_fn, b2, eps, gamma, clip_threshold, update_interval, every),
-        decoupled_weight_decay(weight_decay, weight_decay_mask),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            divide_by_curvature(direction, hessian_diagonal_fn, b2, eps, gamma, clip_threshold, update_interval, every),
+            decoupled_weight_decay(weight_decay, weight_decay_mask),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradtx._core.chain import Chain, chain
+from gradtx._core.chain import chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.leaf_clipping import clip_by_surprise
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import decoupled_weight_decay
+from gradtx._storing import stored
 
 
 def stable_adamw(
@@ -21,7 +23,9 @@ def stable_adamw(
     mu_dtype: Any = None,
     weight_decay: Any = 1e-4,
     mask: Any = None,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""AdamW whose learning rate is smaller, leaf by leaf, where the gradient is large beside its second moment.
 
     $$\eta \leftarrow \eta_t / \max(1, \text{RMS}_t), \qquad \text{RMS}_t = \sqrt{\text{mean}(|g_t|^2 / \max(\hat v_t,
@@ -38,6 +42,7 @@ def stable_adamw(
         mu_dtype: the dtype in which the first moment is stored; None is float32.
         weight_decay: $\lambda \ge 0$, a number or a schedule.
         mask: which leaves decay, as for `adamw`. None: all.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         AdamW's chain with `clip_by_surprise(eps)` before the learning rate.
@@ -45,12 +50,15 @@ def stable_adamw(
     Source:
         Wortsman et al., arXiv:2304.13013, Algorithm 2.
     """
-    return chain(
-        ema_first_moment(b1, mu_dtype),
-        ema_second_moment(b2),
-        bias_correction(),
-        scale_by_rms(eps, eps_root),
-        decoupled_weight_decay(weight_decay, mask),
-        clip_by_surprise(eps),
-        scale_by_learning_rate(learning_rate),
+    return stored(
+        chain(
+            ema_first_moment(b1, mu_dtype),
+            ema_second_moment(b2),
+            bias_correction(),
+            scale_by_rms(eps, eps_root),
+            decoupled_weight_decay(weight_decay, mask),
+            clip_by_surprise(eps),
+            scale_by_learning_rate(learning_rate),
+        ),
+        storage,
     )

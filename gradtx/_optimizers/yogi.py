@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core.chain import Chain, chain
+from gradtx._core.stages import Stage
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.scaling import scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.yogi import additive_second_moment
+from gradtx._storing import stored
 
 
 def scale_by_yogi(
@@ -41,7 +43,9 @@ def yogi(
     b1: Any = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-3,
-) -> Chain:
+    *,
+    storage: Any = None,
+) -> Stage:
     r"""Adam whose second moment falls slowly where gradients become small.
 
     $$v_t = v_{t-1} - (1 - b_2) \operatorname{sign}(v_{t-1} - g_t^2) g_t^2, \qquad v_0 = 10^{-6}$$
@@ -53,6 +57,7 @@ def yogi(
         b1: the decay of the first moment, in [0, 1), may be a schedule.
         b2: the decay of the second moment, in [0, 1), may be a schedule.
         eps: added outside the root, >= 0.
+        storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:
         `chain(ema_first_moment(b1), additive_second_moment(b2), bias_correction(), scale_by_rms(eps),
@@ -62,4 +67,4 @@ def yogi(
         Zaheer et al., "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018, Algorithm 2, with Adam's bias
         correction as in Optax.
     """
-    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return stored(chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate)), storage)
