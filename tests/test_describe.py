@@ -131,6 +131,16 @@ def test_bytes_without_parameters():
     assert "at least" in str(gradtx.describe(gradtx.accumulate_gradients(gradtx.adam(1e-3), 2)))
 
 
+def test_state_kept_by_codecs():
+    params = {"w": jax.ShapeDtypeStruct((128, 128), jnp.float32), "b": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    tx = gradtx.with_storage(gradtx.adam(1e-3), mu="bfloat16")
+    assert gradtx.describe(tx, params).bytes == 128 * 128 * (2 + 4) + 3 * (4 + 4)
+    assert "mu: by codec" in str(gradtx.describe(tx))
+    other = gradtx.with_storage(gradtx.adam(1e-3), mu="float16")
+    assert len(gradtx.diff(other, tx).lines) == 1
+    assert "storage.float16() -> mu=storage.bfloat16()" in str(gradtx.diff(other, tx))
+
+
 # ---- diff ----
 
 

@@ -46,6 +46,7 @@ WRAPPERS = {
     "chain": lambda tx: gradtx.chain(gradtx.clip(1.0), tx),
     "scope": lambda tx: gradtx.chain(gradtx.adam(0.3), gradtx.scope(tx)),
     "group": lambda tx: gradtx.by_path({"**/bias": gradtx.adam(0.5), "**": tx}),
+    "stored": lambda tx: gradtx.with_storage(gradtx.chain(gradtx.ema_first_moment(), tx), mu="bfloat16"),
     "accumulate": lambda tx: gradtx.accumulate_gradients(tx, 2),
     "skip in a chain": lambda tx: gradtx.chain(gradtx.clip(1.0), gradtx.skip_nonfinite(tx)),
     "accumulate around skip": lambda tx: gradtx.accumulate_gradients(gradtx.skip_nonfinite(tx), 3),

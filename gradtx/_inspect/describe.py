@@ -81,7 +81,7 @@ class Description:
     @property
     def exact(self) -> bool:
         """Whether nothing depends on parameters that are not known."""
-        unknown = ("by shape", "depends on the parameters")
+        unknown = ("by shape", "by codec", "depends on the parameters")
         return self.parameters is not None or not any(k.kind.endswith(unknown) for e in self.entries for k in e.kept)
 
     @property
@@ -125,9 +125,9 @@ def describe(tx: Any, params: Any = None) -> Description:
         >>> print(gradtx.describe(gradtx.sgd(0.1)))  # doctest: +NORMALIZE_WHITESPACE
         1 stage, 0 bytes of state per parameter
         <BLANKLINE>
-        stage                   equation    numbers              state (bytes per parameter)
-        ──────────────────────  ──────────  ───────────────────  ───────────────────────────
-        scale_by_learning_rate  u ← -ηₜ u   learning_rate = 0.1  none
+        stage                   equation   numbers              state (bytes per parameter)
+        ──────────────────────  ─────────  ───────────────────  ───────────────────────────
+        scale_by_learning_rate  u ← -ηₜ u  learning_rate = 0.1  none
     """
     if is_foreign(tx):
         tx = Foreign(tx)
@@ -136,7 +136,12 @@ def describe(tx: Any, params: Any = None) -> Description:
         raise TypeError(f"describe: expected a transformation, got {tx!r} of type {type(tx).__name__}{hint}")
     lines = outline(tx)
     if params is None:
-        return Description(repr(tx), tuple(_entry(line, _declared(line.tx)) for line in lines), None, None)
+        coded = {line.way for line in lines if line.label == "with_storage"}
+        kept_by = [any(line.way[: len(way)] == way for way in coded) for line in lines]
+        pairs = zip(lines, kept_by, strict=True)
+        return Description(
+            repr(tx), tuple(_entry(line, _declared(line.tx, coded)) for line, coded in pairs), None, None
+        )
     leaves, _ = trees.flatten(params, "the parameter")
     paths = trees.leaf_paths(params)
     found = _Found.of(tx, params, sum(int(np.prod(x.shape)) for x in leaves))
@@ -167,14 +172,19 @@ def _entry(line: Line, kept: Any, leaves: tuple[str, ...] | None = None, *, narr
     return Entry(line, said.summary, said.equation, tuple(kept), leaves, narrowed)
 
 
-def _declared(tx: Any) -> list[Kept]:
+def _declared(tx: Any, coded: bool) -> list[Kept]:
     """The state that a stage declares, for float32 parameters."""
+    if getattr(tx, "composite", None) is not None:
+        return []
     if not isinstance(tx, Stage) or isinstance(tx, Foreign):
         return [Kept("state", "depends on the parameters", None, None)]
     kept = []
     for slot in tx.slots():
         dtype = np.dtype(slot.dtype or np.float32)
         size = float(dtype.itemsize) if slot.role == "parameter" else None
+        if coded and slot.role != "scalar":
+            kept.append(Kept(slot.name, "by codec", None, None))
+            continue
         kind = {"parameter": dtype.name, "factored": f"{dtype.name}, by shape", "scalar": f"{dtype.name}, once"}[
             slot.role
         ]

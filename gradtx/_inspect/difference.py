@@ -6,6 +6,8 @@ import dataclasses
 import difflib
 from typing import Any
 
+from gradtx._core.hyperparameters import Stages
+from gradtx._core.spec import fields_of, kind_of
 from gradtx._core.stages import Foreign, is_foreign
 from gradtx._core.transform import Transform
 from gradtx._inspect.outline import Line, outline
@@ -87,6 +89,8 @@ def _key(line: Line) -> Any:
 
 
 def _changes(x: Line, y: Line) -> list[str]:
+    if x.kind == "end":
+        return []
     changed = [
         f"{name} {x.numbers[name]} -> {y.numbers[name]}" for name in x.numbers if x.numbers[name] != y.numbers[name]
     ]
@@ -103,9 +107,9 @@ def _value(line: Line, name: str) -> Any:
 
 def _own(tx: Any) -> Any:
     """A stage, or a wrapper without what is inside."""
-    if not getattr(tx, "held", ()):
-        return tx
-    return tuple((name, getattr(tx, name)) for name in (*tx._split()[0], *tx._split()[1]) if name != "transforms")
+    return tuple(
+        (field.name, getattr(tx, field.name)) for field in fields_of(tx) if not isinstance(kind_of(field), Stages)
+    )
 
 
 def _place(lines: list[Line], start: int, end: int) -> str:

@@ -41,6 +41,7 @@ def read(doc: str) -> Saying:
 
 def _sentence(text: str) -> str:
     text = re.sub(r"\$([^$]+)\$", lambda m: plain(m[1]), text).replace("`", "")
+    text = re.sub(r" Build it with \w+\.$", "", text)
     return re.sub(r"\s+([.,;])", r"\1", text).strip()
 
 

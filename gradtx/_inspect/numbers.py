@@ -45,7 +45,7 @@ def hyperparams(tx: Any, state: Any) -> dict[str, Any]:
         >>> import gradtx, jax.numpy as jnp
         >>> tx = gradtx.adam(gradtx.schedules.linear_schedule(1.0, 0.0, 4))
         >>> state = tx.init({"w": jnp.zeros(3)})
-        >>> {name: float(x) for name, x in gradtx.hyperparams(tx, state).items()}["learning_rate"]
+        >>> float(gradtx.hyperparams(tx, state)["learning_rate"])
         1.0
     """
     found = walk.ours_inside(tx, "hyperparams")

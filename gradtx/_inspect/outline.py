@@ -48,6 +48,9 @@ def outline(tx: Any, depth: int = 0, way: Way = ()) -> list[Line]:
     composite = getattr(tx, "composite", None)
     if composite == "chain":
         return [line for i, part in enumerate(tx.stages) for line in outline(part, depth, (*way, ("stages", i)))]
+    if composite == "stored":
+        inside = [line for i, part in enumerate(tx.stages) for line in outline(part, depth + 1, (*way, ("stages", i)))]
+        return [Line(depth, "wrapper", tx, way, "with_storage", {"rules": tx.rules.shown}, {}), *inside]
     if composite == "scope":
         inside = [line for i, part in enumerate(tx.stages) for line in outline(part, depth + 1, (*way, ("stages", i)))]
         return [Line(depth, "scope", tx, way, "scope", {}, {}), *inside]

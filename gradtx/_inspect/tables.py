@@ -33,8 +33,10 @@ def as_text(found: Description) -> str:
 def _headline(found: Description) -> str:
     stages = sum(entry.line.kind == "stage" for entry in found.entries)
     least = "" if found.exact else "at least "
-    size = _number(found.bytes_per_parameter)
-    text = f"{_count(stages, 'stage', 'stages')}, {least}{size} bytes of state per parameter"
+    size = f"{least}{_number(found.bytes_per_parameter)} bytes of state per parameter"
+    if any(kept.kind == "by codec" for entry in found.entries for kept in entry.kept):
+        size = "state by codecs, whose bytes depend on the parameters"
+    text = f"{_count(stages, 'stage', 'stages')}, {size}"
     if found.parameters is None:
         return text
     assert found.leaves is not None

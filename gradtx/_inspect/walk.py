@@ -82,14 +82,14 @@ def fits(tx: Any, state: Any) -> bool:
         plan = plan_for(jax.tree.structure(tx))
         if len(state.stages) != len(plan.stages):
             return False
-        for position, stage, entry, names in zip(
-            positions(tx), plan.stages, state.stages, plan.slot_names, strict=True
-        ):
+        for position, stage, entry, stored in zip(positions(tx), plan.stages, state.stages, plan.stored, strict=True):
             if isinstance(stage, Wrapped):
                 assert position.stage is not None
                 if not fits(position.stage.transformation, entry):  # type: ignore[attr-defined]
                     return False
-            elif not isinstance(stage, Opaque) and (set(entry) if isinstance(entry, dict) else set()) != names:
+                continue
+            names = {slot.name for slot in stored}
+            if not isinstance(stage, Opaque) and (set(entry) if isinstance(entry, dict) else set()) != names:
                 return False
         return True
     if not all(hasattr(state, field) for field in tx.held) or not tx.held:
