@@ -29,9 +29,9 @@ from gradtx._groups import freeze as freeze
 from gradtx._inject import inject_hyperparams as inject_hyperparams
 from gradtx._inspect.describe import describe as describe
 from gradtx._inspect.difference import diff as diff
+from gradtx._inspect.memory import MemoryPlan as MemoryPlan
+from gradtx._inspect.memory import memory_plan as memory_plan
 from gradtx._inspect.numbers import hyperparams as hyperparams
-
-# Groups of parameters by shape
 from gradtx._matrices import axes_are as axes_are
 from gradtx._matrices import matrices as matrices
 
@@ -177,6 +177,10 @@ from gradtx._primitives.yogi import additive_second_moment as additive_second_mo
 # Past one device
 from gradtx._sharding import state_shardings as state_shardings
 
+# Groups of parameters by shape
+from gradtx._storing import with_storage as with_storage
+from gradtx._storing import without_storage as without_storage
+
 # Wrappers
 from gradtx._wrappers.accumulation import AccumulateState as AccumulateState
 from gradtx._wrappers.accumulation import accumulate_gradients as accumulate_gradients
@@ -194,4 +198,3 @@ from gradtx._wrappers.skipping import SkipState as SkipState
 from gradtx._wrappers.skipping import skip_nonfinite as skip_nonfinite
 
 __version__ = "0.1.0"
-from gradtx._storing import with_storage as with_storage

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradtx import storage as codecs
 from gradtx._core import plan
+from gradtx._core.chain import flat
 from gradtx._core.stages import Opaque, Stage, Wrapped
 from gradtx._core.storage import MOMENTS, PARAMETER, Codec, Rules
 from gradtx._core.stored import Stored
@@ -71,7 +72,7 @@ def with_storage(tx: Any, storage: Any = None, /, *, min_size: int | None = None
     return _rewritten(tx, rules)
 
 
-PRESETS: dict[str, tuple[Codec | None, Codec | None]] = {}
+PRESETS: dict[str, tuple[Codec | None, Codec | None]] = {"float32": (None, None)}
 """For each preset the codec of two moments together and that of any other average."""
 
 
@@ -133,3 +134,17 @@ def _slot_names(tx: Any) -> set[str]:
         elif not isinstance(stage, Opaque):
             names |= {slot.name for slot in stage.slots() if slot.role != "scalar"}
     return names
+
+
+def without_storage(tx: Any) -> Any:
+    """The same transformation with every slot as it is, in float32."""
+    if isinstance(tx, Stored):
+        return without_storage(tx.tx)
+    if not isinstance(tx, Stage) or isinstance(tx, Wrapped):
+        return tx._with(transforms=tuple(map(without_storage, tx.transforms)))
+    if tx.composite is None:
+        return tx
+    new = tuple(map(without_storage, tx.stages))
+    if all(a is b for a, b in zip(new, tx.stages, strict=True)):
+        return tx
+    return tx._with(stages=flat(new) if tx.composite in ("chain", "scope") else new)

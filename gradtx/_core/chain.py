@@ -65,7 +65,7 @@ def chain(*transforms: Any) -> Chain:
         >>> gradtx.chain(gradtx.clip(1.0), gradtx.sgd(0.1))
         chain(clip(1.0), scale_by_learning_rate(0.1))
     """
-    return Chain(_flat(transforms))
+    return Chain(flat(transforms))
 
 
 def scope(*transforms: Any) -> Scope:
@@ -74,7 +74,7 @@ def scope(*transforms: Any) -> Scope:
     What flows into the scope is the gradient of the stages in it, and what flows out is an update to the stages
     around it. So `chain(adam(1e-3), scope(ema_first_moment(0.9)))` averages Adam's updates.
     """
-    return Scope(_flat(transforms))
+    return Scope(flat(transforms))
 
 
 def named_chain(*transforms: tuple[str, Any]) -> Chain:
@@ -85,7 +85,8 @@ def named_chain(*transforms: tuple[str, Any]) -> Chain:
     return chain(*transforms)
 
 
-def _flat(transforms: tuple[Any, ...]) -> tuple[Stage, ...]:
+def flat(transforms: tuple[Any, ...]) -> tuple[Stage, ...]:
+    """Transformations as the stages of one chain."""
     stages: list[Stage] = []
     for position, tx in enumerate(transforms):
         name = None
