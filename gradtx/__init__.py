@@ -174,6 +174,12 @@ from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_w
 from gradtx._primitives.weight_decay import decoupled_weight_decay as decoupled_weight_decay
 from gradtx._primitives.yogi import additive_second_moment as additive_second_moment
 
+# Rounding of 16-bit parameters
+from gradtx._rounding.compensated import compensated as compensated
+from gradtx._rounding.master import master_weights as master_weights
+from gradtx._rounding.reading import master_parameters as master_parameters
+from gradtx._rounding.stochastic import stochastic_rounding as stochastic_rounding
+
 # Past one device
 from gradtx._sharding import state_shardings as state_shardings
 

@@ -19,7 +19,7 @@ from zoo import BY_NAME, OPTIMIZERS, ZOO, Row
 import gradtx
 from gradtx._core.hyperparameters import Decay
 from gradtx._core.plan import linear
-from gradtx._core.stages import Wrapped
+from gradtx._core.stages import Wrapped, rounds_parameters
 from gradtx._core.transform import Wrapper
 
 every = pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
@@ -34,6 +34,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float)
 
 
+def as_floats(tree: Any) -> Any:
+    """Small integers are the last bits of a number: compared beside the first one that they follow."""
+    return jax.tree.map(lambda x: 1000 + x / 2 ** (8 * x.itemsize) if x.dtype in (np.int8, np.int16) else x, tree)
+
+
 def bytes_of(tree: Any) -> list[bytes]:
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
@@ -43,7 +48,7 @@ def bytes_of(tree: Any) -> list[bytes]:
 
 def five_steps(row: Row, changes: dict[str, Any]) -> Any:
     """The last update and state."""
-    return samples.run(row.build(**changes), samples.params(), walks=row.walks)
+    return samples.run(row.build(**changes), samples.params(row.dtype), walks=row.walks)
 
 
 @functools.cache
@@ -83,7 +88,7 @@ def test_zero_gradients_give_zero_updates(row: Row, dtype: Any):
 
 @every
 def test_eager_and_jitted_agree(row: Row):
-    tree, tx = samples.params(), row.build()
+    tree, tx = samples.params(row.dtype), row.build()
     grads, state = samples.grads_like(tree), tx.init(tree)
     eager = tx.update(grads, state, tree)
     jitted = jax.jit(tx.update)(grads, state, tree)
@@ -94,7 +99,7 @@ def test_eager_and_jitted_agree(row: Row):
 
 @every
 def test_none_is_no_parameter(row: Row):
-    tree, tx = samples.params(), row.build()
+    tree, tx = samples.params(row.dtype), row.build()
     updates, _ = tx.update(samples.grads_like(tree), tx.init(tree), tree)
     assert updates["pair"][1] is None
 
@@ -124,6 +129,8 @@ def test_state_is_stable_and_updates_are_promoted(row: Row, dtype: Any, grad_dty
         assert jax.tree.structure(state) == jax.tree.structure(after)
         with jax.numpy_dtype_promotion("standard"):
             expected = jnp.promote_types(dtype, grad_dtype)
+            if rounds_parameters(tx):  # the update leads to a 16-bit value exactly
+                expected = jnp.promote_types(expected, jnp.float32)
         assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(expected)}
         assert not any(x.aval.weak_type for x in jax.tree.leaves(updates))
 
@@ -140,7 +147,7 @@ def test_scan_cond_vmap(row: Row):
     scanned, _ = jax.lax.scan(step, state, None, length=3)
     chex.assert_trees_all_equal(samples.avals(state), samples.avals(scanned))
     _, looped = samples.run_same(tx, tree, grads, 3)
-    chex.assert_trees_all_close(scanned, looped, rtol=1e-5)
+    chex.assert_trees_all_close(*map(as_floats, (scanned, looped)), rtol=1e-5)
 
     kept = jax.jit(lambda go: jax.lax.cond(go, lambda s: step(s, None)[0], lambda s: s, state))(False)
     chex.assert_trees_all_equal(kept, state)
@@ -150,7 +157,7 @@ def test_scan_cond_vmap(row: Row):
 
     both = jax.jit(jax.vmap(tx.update))(stacked(grads), jax.vmap(tx.init)(stacked(tree)), stacked(tree))
     one = tx.update(grads, state, tree)
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], both), one, rtol=1e-5)
+    chex.assert_trees_all_close(*map(as_floats, (jax.tree.map(lambda x: x[1], both), one)), rtol=1e-5)
 
 
 @every
@@ -165,7 +172,7 @@ def test_abstract_init(row: Row):
 
 @every
 def test_fresh_state_can_be_donated(row: Row):
-    tree = samples.params()
+    tree = samples.params(row.dtype)
     state = row.build().init(tree)
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state) if x.size]
     assert len(set(pointers)) == len(pointers)
@@ -178,7 +185,7 @@ def test_fresh_state_can_be_donated(row: Row):
 def test_shardings_are_stable(row: Row):
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
     sharded = NamedSharding(mesh, PartitionSpec("data", "model"))
-    tree = {"matrix": jax.device_put(jnp.ones((4, 8)), sharded)}
+    tree = {"matrix": jax.device_put(jnp.ones((4, 8), row.dtype), sharded)}
     tx = row.build()
     step = jax.jit(tx.update)
     for init in (tx.init, jax.jit(tx.init)):
@@ -200,7 +207,7 @@ def test_shardings_are_stable(row: Row):
 
 @every
 def test_no_recompilation(row: Row):
-    tree = samples.params()
+    tree = samples.params(row.dtype)
     grads = samples.grads_like(tree)
     chex.clear_trace_counter()  # which counts by the function's source, across tests
     step = jax.jit(chex.assert_max_traces(lambda tx, g, s, p: tx.update(g, s, p), n=1))
@@ -241,7 +248,7 @@ def test_prints_compares_hashes_pickles(row: Row):
 @every
 def test_equal_transformations_share_a_trace_as_static_arguments(row: Row):
     # Trap 15: an equal optimizer as a static argument retraces.
-    tree = samples.params()
+    tree = samples.params(row.dtype)
     chex.clear_trace_counter()
     step = jax.jit(chex.assert_max_traces(lambda tx, g, s, p: tx.update(g, s, p), n=1), static_argnums=0)
     for _ in range(2):
@@ -272,7 +279,7 @@ def test_a_population_is_a_vmap(row: Row):
     name, value = next(iter(numbers.items()))
     before = row.needs.get(name, {})
     values = jnp.asarray([value, 0.9 * value])
-    tree = samples.params()
+    tree = samples.params(row.dtype)
     grads = samples.grads_like(tree)
 
     def updates(tx: Any) -> Any:
@@ -287,7 +294,7 @@ def test_a_population_is_a_vmap(row: Row):
 
 @every
 def test_hypergradients_are_finite_with_dead_inputs(row: Row):
-    tree = samples.params()
+    tree = samples.params(row.dtype)
     dead = jax.tree.map(jnp.zeros_like, tree)
 
     def loss(tx: Any) -> Any:
@@ -340,7 +347,7 @@ def test_wrappers(row: Row, wrap: Any):
 @every
 def test_one_count_and_optax_tree_tools(row: Row):
     # Trap 13: two counts, KeyError.
-    tree, tx = samples.params(), row.build()
+    tree, tx = samples.params(row.dtype), row.build()
     _, state = samples.run(tx, tree, steps=3)
     counts = [int(count) for count in samples.counts(state)]
     assert counts[-1] == row.steps_of_three

@@ -17,6 +17,7 @@ from rows import matrices as matrices
 from rows import mending as mending
 from rows import primitives as primitives
 from rows import quasi_newton as quasi_newton
+from rows import rounding as rounding
 from rows import sequences as sequences
 from rows import sharpness as sharpness
 from rows import signs as signs
@@ -52,6 +53,7 @@ PRIMITIVES = [
     *stochastic.PRIMITIVES,
     *adams_later.PRIMITIVES,
     *quasi_newton.PRIMITIVES,
+    *rounding.ROWS,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

@@ -47,9 +47,9 @@ class Plan:
     """What `init` and `update` need to know of a structure; made once, and cached.
 
     `selectors` says for each stage in which groups it stands: pairs of the `groups` composite and the number of the
-    group. `units` are the codecs at work, and `stored` declares for each stage all that its state may have: its slots
-    and the parts of codecs. `numeric` is the structure without masks, on which the numbers of a step do not depend;
-    `kinds` caches leaf kinds.
+    group. `rounds` says whether a stage rounds parameters. `units` are the codecs at work, and `stored` declares for each
+    stage all that its state may have: its slots and the parts of codecs. `numeric` is the structure without masks, on
+    which the numbers of a step do not depend; `kinds` caches leaf kinds.
     """
 
     stages: tuple[st.Stage, ...]
@@ -62,6 +62,7 @@ class Plan:
     keeps_moments: tuple[int, ...]
     units: tuple[Unit, ...]
     stored: tuple[tuple[Slot, ...], ...]
+    rounds: bool
     numeric: Any
     kinds: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
@@ -123,6 +124,7 @@ def plan_for(treedef: Any) -> Plan:
     stages = tuple(one.stage for one in places)
     selectors = tuple(one.selectors for one in places)
     _check_order(stages)
+    _check_rounding(stages, selectors)
     units = codecs(places)
     return Plan(
         stages=stages,
@@ -135,6 +137,7 @@ def plan_for(treedef: Any) -> Plan:
         keeps_moments=tuple(i for i, s in enumerate(stages) if st.leaf_slots(s)),
         units=units,
         stored=tuple(_stored(i, stage, units) for i, stage in enumerate(stages)),
+        rounds=any(map(st.rounds_parameters, stages)),
         numeric=jax.tree.structure(_without_masks(jax.tree.unflatten(treedef, [0.0] * treedef.num_leaves))),
     )
 
@@ -271,3 +274,24 @@ def _check_order(stages: tuple[st.Stage, ...]) -> None:
                 )
         elif frame.get("captured") and getattr(stage, "writes", True):
             frame["written by"] = label(stage)
+
+
+def _check_rounding(stages: tuple[st.Stage, ...], selectors: tuple[Selectors, ...]) -> None:
+    """Raise if a stage writes an update that has been made to land on a 16-bit value."""
+    rounding: list[tuple[st.Stage, Selectors]] = []
+    for stage, inside in zip(stages, selectors, strict=True):
+        if isinstance(stage, (st.enter_scope, st.exit_scope)):
+            continue
+        for before, other in rounding:
+            if getattr(stage, "writes", True) and not _apart(inside, other):
+                raise ValueError(
+                    f"{label(stage)} stands behind {label(before)} and would change an update that leads to a rounded "
+                    f"parameter: put {label(before)} last"
+                )
+        if st.rounds_parameters(stage):
+            rounding.append((stage, inside))
+
+
+def _apart(a: Selectors, b: Selectors) -> bool:
+    """Whether two stages stand in different groups, and so act on different leaves."""
+    return any(groups is others and i != j for groups, i in a for others, j in b)

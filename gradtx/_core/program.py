@@ -131,6 +131,7 @@ class LeafKind:
         stages: the stages without their numbers.
         compute: the dtype of the arithmetic.
         out: the dtype of the update that leaves the program.
+        param: the dtype of the parameter as it is stored, for stages that round it; else that of the arithmetic.
         last: whether it leaves the chain as well. (No dtype may be None here: NumPy's float64 equals None.)
         keep: whether later stages need more of the signal than its update.
         units: the codecs that keep slots of this leaf.
@@ -139,13 +140,14 @@ class LeafKind:
     stages: tuple[Leafwise, ...]
     compute: np.dtype
     out: np.dtype
+    param: np.dtype
     last: bool
     keep: bool
     units: tuple[PlacedUnit, ...] = ()
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash((self.stages, self.compute, self.out, self.last, self.keep, self.units))
+        return hash((self.stages, self.compute, self.out, self.param, self.last, self.keep, self.units))
 
     def __hash__(self) -> int:
         return self._hash
@@ -189,19 +191,24 @@ def _leaf_kind(
 ) -> LeafKind:
     this = plan.segments[segment]
     compute = dtypes.compute_dtype(grad if param is None else param)
+    rounding = param is not None and any(plan.skeletons[i].rounds for i in active)
     return LeafKind(
         stages=tuple(plan.skeletons[i] for i in active),  # type: ignore[arg-type]
         compute=compute,
-        out=out_dtype(param, grad) if this.last else compute,
+        out=out_dtype(param, grad, rounds=plan.rounds) if this.last else compute,
+        param=param if rounding else compute,  # type: ignore[arg-type]
         last=this.last,
         keep=this.keep,
         units=units_here(plan, active, held),
     )
 
 
-def out_dtype(param: np.dtype | None, grad: np.dtype) -> np.dtype:
-    """The dtype of an update: what parameter and gradient promote to."""
-    return grad if param is None else dtypes.promote(param, grad)
+def out_dtype(param: np.dtype | None, grad: np.dtype, *, rounds: bool) -> np.dtype:
+    """The dtype of an update: what parameter and gradient promote to; where parameters are rounded, at least float32."""
+    if param is None:
+        return grad
+    promoted = dtypes.promote(param, grad)
+    return dtypes.promote(promoted, dtypes.compute_dtype(param)) if rounds else promoted
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -224,7 +231,7 @@ def leaf_program(
 
     numbers = [scalars.read(i, real) for i in range(len(kind.stages))]
     for numbers_of_one in numbers:
-        vars(numbers_of_one).update(place)
+        vars(numbers_of_one).update(place, param_dtype=kind.param)
     signal = signal.replace(
         update=dtypes.cast(signal.update, compute), param=None if param is None else dtypes.cast(param, compute)
     )

@@ -114,9 +114,14 @@ class _Leaves(NamedTuple):
     params: list[Any] | None
     treedef: Any
     tree: Any
+    rounds: bool
 
     def dtypes(self, i: int) -> tuple[np.dtype | None, np.dtype]:
         return None if self.params is None else self.params[i].dtype, self.gradients[i].dtype
+
+    def out(self, i: int) -> np.dtype:
+        """The dtype of a leaf's update."""
+        return program.out_dtype(*self.dtypes(i), rounds=self.rounds)
 
 
 def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, State]:
@@ -149,9 +154,9 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
             signals[i] = results[i]
         if segment.last and mine is not None:
             signals = [s.update if isinstance(s, Signal) else s for s in signals]
-            signals = [s.astype(program.out_dtype(*here.dtypes(i))) for i, s in enumerate(signals)]
+            signals = [s.astype(here.out(i)) for i, s in enumerate(signals)]
     if not plan.segments:
-        signals = [g.astype(program.out_dtype(*here.dtypes(i))) for i, g in enumerate(here.gradients)]
+        signals = [g.astype(here.out(i)) for i, g in enumerate(here.gradients)]
     return jax.tree.unflatten(here.treedef, signals), State(count, tuple(kept))
 
 
@@ -171,7 +176,7 @@ def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
                 f"{label(stage)}: expected the slots {sorted(expected)} in the state, got {found}; it was initialized for "
                 "another chain, or a number was replaced by a schedule (or the reverse) since `init`"
             )
-    return _Leaves(gradients, param_leaves, treedef, updates)
+    return _Leaves(gradients, param_leaves, treedef, updates, plan.rounds)
 
 
 def _memory(plan: Plan, index: int, entry: Any) -> dict[str, Any]:
@@ -262,7 +267,7 @@ def _run_treewise(
     for i in chosen:
         param, grad = here.dtypes(i)
         compute = compute_dtype(grad if param is None else param)
-        dtypes.append((compute, program.out_dtype(param, grad) if segment.last else compute))
+        dtypes.append((compute, here.out(i) if segment.last else compute))
     slots = _slots_of(plan, index, here, kept)
     held = [_units_held(plan, (index,), {index: slots}, i) for i in chosen]
     kind = program.TreeKind(
@@ -312,7 +317,7 @@ def _run_foreign(
 
     def dtype(i: int) -> np.dtype:
         param, grad = here.dtypes(i)
-        return compute_dtype(grad if param is None else param) if ours else program.out_dtype(param, grad)
+        return compute_dtype(grad if param is None else param) if ours else program.out_dtype(param, grad, rounds=False)
 
     outgoing: list[Any] = [s.update.astype(dtype(i)) for i, s in enumerate(signals)]
     treedef, tree = here.treedef, here.tree
@@ -333,5 +338,5 @@ def _run_foreign(
                 f"got {new.dtype}{list(new.shape)}"
             )
     if ours and segment.last:
-        updates = [u.astype(program.out_dtype(*here.dtypes(i))) for i, u in zip(chosen, updates, strict=True)]
+        updates = [u.astype(here.out(i)) for i, u in zip(chosen, updates, strict=True)]
     return {i: update if segment.last else signals[i].write(update) for i, update in zip(chosen, updates, strict=True)}

@@ -30,6 +30,8 @@ class Slot:
             the slot's axes is, and whose sharding it takes; without one the slot starts replicated.
         rate: of a running average the number of its stage that says which share this step's input has in it; on a zero
             input it shrinks by `1 - rate`.
+        dtype_for: in place of `dtype` a function from the parameter's dtype to the slot's, or to None for a parameter that
+            has no such slot. No codec keeps it.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Slot:
     initial: Literal["zeros", "parameter"] = "zeros"
     axes: Callable[[tuple[int, ...]], tuple[int | None, ...]] | None = None
     rate: str | None = None
+    dtype_for: Callable[[np.dtype], np.dtype | None] | None = None
 
     def shape_for(self, param_shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape of this slot's array for a parameter; None: it has none."""
@@ -62,8 +65,10 @@ class State(NamedTuple):
     stages: tuple[Any, ...]
 
 
-def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype:
-    """The dtype in which a slot mirrors a parameter."""
+def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype | None:
+    """The dtype in which a slot mirrors a parameter; None: a parameter of this dtype has no such slot."""
+    if slot.dtype_for is not None:
+        return slot.dtype_for(param_dtype)
     compute = dtypes.compute_dtype(param_dtype)
     if slot.real:
         compute = dtypes.real_dtype(compute)
@@ -79,8 +84,10 @@ def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype:
     return slot.dtype
 
 
-def initial_array(slot: Slot, param: Any, dtype: np.dtype) -> Any:
+def initial_array(slot: Slot, param: Any, dtype: np.dtype | None) -> Any:
     """What a slot holds for one parameter before the first step; None where it has no such slot."""
+    if dtype is None:
+        return None
     shape = slot.shape_for(jnp.shape(param))
     if shape is None:
         return None

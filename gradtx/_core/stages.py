@@ -67,11 +67,15 @@ class Stage(Transform):
     Attributes:
         requires: what must be known when this stage runs: `"first"`, `"second"` (a moment estimated before it in its
             scope), `"param"` (the parameters).
+        rounds: whether it decides which value a 16-bit parameter becomes, so that `parameter + update`, rounded, is that
+            value. The updates of a chain with such a stage are at least float32, and no stage behind it may write them.
+            `s.param_dtype` then is the dtype of the parameter as it is stored.
         composite: how the stages in it are arranged, if it is made of stages; `"stored"`: as a chain whose slots are kept
             by its `rules`.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
+    rounds: ClassVar[bool] = False
     composite: ClassVar[Composite | None] = None
 
     def init(self, params: Any) -> Any:  # type: ignore[override]
@@ -243,6 +247,12 @@ class exit_scope(Leafwise):
         assert signal.outer is not None
         opposed = signal.outer.opposed != signal.opposed
         return signal.outer.write(signal.update).replace(opposed=opposed)
+
+
+def rounds_parameters(tx: Any) -> bool:
+    """Whether a stage of this transformation, anywhere in it, rounds parameters."""
+    parts = (*getattr(tx, "stages", ()), *getattr(tx, "transforms", ()))
+    return getattr(tx, "rounds", False) or any(map(rounds_parameters, parts))
 
 
 def is_foreign(tx: Any) -> bool:

@@ -65,6 +65,11 @@ class Codec(Spec):
             compute: the dtype of the arithmetic for the parameter.
         """
         for slot in slots:
+            if slot.dtype_for is not None:
+                raise TypeError(
+                    f"slot {slot.name!r} holds what rounding takes from parameters, and cannot be kept as {self!r}; leave it "
+                    "as it is"
+                )
             if slot.dtype is not None and not dtypes.is_inexact(slot.dtype):
                 raise TypeError(
                     f"slot {slot.name!r} holds {slot.dtype.name} and cannot be kept as {self!r}; leave it as it is"
@@ -235,7 +240,7 @@ class Rules(Spec):
         named = dict(self.by_name)
         if slot.name in named:
             return (named[slot.name],)
-        if slot.role == "parameter" and PARAMETER in named:
+        if slot.role == "parameter" and slot.dtype_for is None and PARAMETER in named:
             return (named[PARAMETER],)
         if slot.rate is not None and slot.dtype is None and slot.role == "parameter" and self.averages is not None:
             return (self.averages,)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core import trees
@@ -180,6 +181,11 @@ def _declared(tx: Any, coded: bool) -> list[Kept]:
         return [Kept("state", "depends on the parameters", None, None)]
     kept = []
     for slot in tx.slots():
+        if slot.dtype_for is not None:
+            sixteen = slot.dtype_for(np.dtype(jnp.bfloat16))
+            shown = "nothing" if sixteen is None else f"{sixteen.name}, of 16-bit parameters"
+            kept.append(Kept(slot.name, shown, None, None))
+            continue
         dtype = np.dtype(slot.dtype or np.float32)
         size = float(dtype.itemsize) if slot.role == "parameter" else None
         if coded and slot.role != "scalar":

@@ -85,7 +85,7 @@ class AccumulateGradients(Conditional):
                 step(self.tx, self._mean(state, updates, params), state.inner, params, extra, like=updates),
                 state.mean,
             ),
-            lambda: (stay(state.inner, params, like=updates), self._mean(state, updates, params)),
+            lambda: (stay(self.tx, state.inner, params, like=updates), self._mean(state, updates, params)),
         )
         steps = jnp.where(last, increment(state.gradient_step), state.gradient_step)
         return new_updates, AccumulateState(jnp.where(last, 0, gathered), steps, mean, inner)

@@ -89,7 +89,7 @@ class DivideByCurvature(Conditional):
             estimate,
             lambda: (cast_like(state.nu, state.nu), cast_like(state.hessian_fn_state, state.hessian_fn_state)),
         )
-        return as_updates(divided, updates, params), CurvatureState(inner, nu, after)
+        return as_updates(self, divided, updates, params), CurvatureState(inner, nu, after)
 
     def _report(self, divided: Any, limit: jax.Array, t: jax.Array) -> None:
         every, leaves = self.print_win_rate_every_n_steps, jax.tree.leaves(divided)
@@ -134,6 +134,6 @@ def divide_by_curvature(
     Source:
         Liu et al., "Sophia", arXiv:2305.14342, Algorithm 3, lines 6-13.
     """
-    transforms = (inside("divide_by_curvature", direction), inside("divide_by_curvature", hessian_diagonal_fn))
+    transforms = tuple(inside("divide_by_curvature", tx, rewritten=True) for tx in (direction, hessian_diagonal_fn))
     numbers = (b2, eps, gamma, clip_threshold, update_interval, print_win_rate_every_n_steps)
     return DivideByCurvature(transforms, *numbers)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._core import dtypes
 from gradtx._core.slots import scalar_like_parameters
 from gradtx._wrappers.wrapping import Conditional, cast_like, inside
 
@@ -49,8 +50,15 @@ class RestartEvery(Conditional):
             )
         new_updates, inner = self.tx.update(updates, state.inner, params, **extra)
         ends = state.since + 1 >= self.period
-        inner = jax.lax.cond(ends, lambda: cast_like(self.tx.init(params), inner), lambda: cast_like(inner, inner))
+        inner = jax.lax.cond(
+            ends, lambda: cast_like(self._anew(params, new_updates), inner), lambda: cast_like(inner, inner)
+        )
         return new_updates, RestartState(jnp.where(ends, 0, state.since + 1), inner)
+
+    def _anew(self, params: Any, updates: Any) -> Any:
+        """The state of a fresh start: from where this step leads, for stages that keep a copy of the parameters."""
+        with jax.numpy_dtype_promotion("standard"):
+            return self.tx.init(jax.tree.map(lambda p, u: dtypes.cast(p + u, p.dtype), params, updates))
 
 
 def restart_every(tx: Any, period: int) -> RestartEvery:

@@ -73,7 +73,7 @@ class SharpnessAware(Conditional):
             new, state = self._all_at_once(gradients, state, params, grad_fn, extra)
         else:
             new, state = self._one_at_a_time(gradients, state, params, extra)
-        return as_updates(new, updates, params), state
+        return as_updates(self, new, updates, params), state
 
     def _one_at_a_time(self, gradients: Any, state: SAMState, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
         optimizer, climber = self.transforms
@@ -157,5 +157,5 @@ def sam(
         Foret, Kleiner, Mobahi & Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving Generalization",
         arXiv:2010.01412, Algorithm 1.
     """
-    transforms = (inside("sam", optimizer), inside("sam", adv_optimizer))
+    transforms = (inside("sam", optimizer), inside("sam", adv_optimizer, rewritten=True))
     return SharpnessAware(transforms, sync_period, reset_state, opaque_mode, batch_axis_name)

@@ -12,7 +12,7 @@ import numpy as np
 from gradtx._core import dtypes, program, trees
 from gradtx._core.chain import chain
 from gradtx._core.spec import fields_of, show_static
-from gradtx._core.stages import is_foreign
+from gradtx._core.stages import is_foreign, rounds_parameters
 from gradtx._core.transform import Transform, Wrapper
 
 
@@ -70,14 +70,25 @@ def _advance(
         return tx.advance(updates, state, params, {**dict(static), **extra})
 
 
-def inside(owner: str, tx: Any) -> Transform:
-    """What a wrapper goes around: gradtx's as it is, Optax's as a chain of one."""
+def inside(owner: str, tx: Any, *, rewritten: bool = False) -> Transform:
+    """What a wrapper goes around: gradtx's as it is, Optax's as a chain of one.
+
+    Args:
+        owner: the wrapper's name.
+        tx: the transformation.
+        rewritten: whether the wrapper changes its updates, which then may not be made to land on rounded parameters.
+    """
     if is_foreign(tx):
         return chain(tx)
     if not isinstance(tx, Transform):
         hint = "; call it first" if callable(tx) else ""
         raise TypeError(
             f"{owner}: expected a gradtx or Optax transformation, got {tx!r} of type {type(tx).__name__}{hint}"
+        )
+    if rewritten and rounds_parameters(tx):
+        raise ValueError(
+            f"{owner} changes the updates of what is inside, which here lead to rounded parameters: {tx!r}; put the "
+            f"rounding behind it: chain({owner}(...), ...)"
         )
     return tx
 
@@ -97,26 +108,31 @@ def step_or_stay(
         like: the gradients as they came: with the parameters they say in which dtype an update leaves.
     """
     return jax.lax.cond(
-        go, lambda: step(tx, gradients, state, params, extra, like=like), lambda: stay(state, params, like=like)
+        go, lambda: step(tx, gradients, state, params, extra, like=like), lambda: stay(tx, state, params, like=like)
     )
 
 
 def step(tx: Any, gradients: Any, state: Any, params: Any, extra: dict[str, Any], *, like: Any) -> tuple[Any, Any]:
     """The branch of a conditional in which `tx` runs."""
     updates, new = tx.update(gradients, state, params, **extra)
-    return as_updates(updates, like, params), cast_like(new, state)
+    return as_updates(tx, updates, like, params), cast_like(new, state)
 
 
-def stay(state: Any, params: Any, *, like: Any) -> tuple[Any, Any]:
+def stay(tx: Any, state: Any, params: Any, *, like: Any) -> tuple[Any, Any]:
     """The branch in which nothing happens."""
-    return as_updates(jax.tree.map(jnp.zeros_like, like), like, params), cast_like(state, state)
+    return as_updates(tx, jax.tree.map(jnp.zeros_like, like), like, params), cast_like(state, state)
 
 
-def as_updates(updates: Any, like: Any, params: Any) -> Any:
-    """Updates in the dtypes in which they leave: what parameter and gradient promote to."""
+def as_updates(tx: Any, updates: Any, like: Any, params: Any) -> Any:
+    """Updates in the dtypes in which those of `tx` leave: what parameter and gradient promote to."""
     if params is None:
         return cast_like(updates, like)
-    return jax.tree.map(lambda u, g, p: dtypes.cast(u, program.out_dtype(p.dtype, g.dtype)), updates, like, params)
+    rounds = rounds_parameters(tx)
+
+    def one(u: jax.Array, g: Any, p: Any) -> jax.Array:
+        return dtypes.cast(u, program.out_dtype(p.dtype, g.dtype, rounds=rounds))
+
+    return jax.tree.map(one, updates, like, params)
 
 
 def cast_like(tree: Any, like: Any) -> Any:

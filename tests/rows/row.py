@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Row:
         walks: whether some arguments matter only where the parameters have moved since the first step.
         keywords: what every `update` of it is given (conftest.py sees to that).
         noise: why a gradient of zero gives no update of zero, if so.
+        dtype: of the parameters where one dtype is enough; not float32 for what leaves float32 parameters alone.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Row:
     keywords: dict[str, Any] = dataclasses.field(default_factory=dict)
     noise: str = ""
     walks: bool = False
+    dtype: Any = jnp.float32
 
     def build(self, **changes: Any) -> Any:
         """The transformation with some arguments changed."""
