@@ -118,7 +118,7 @@ def to_optax(tx: Any, state: State, params: Any, *, like: Any) -> Any:
     layout = layout_of(tx, params, caller)
     template = like.init(params) if isinstance(like, optax.GradientTransformation) else like
     records, _ = _records(template, caller)
-    steps, raws = raw_arrays(state, layout, caller)
+    steps, raws = raw_arrays(tx, state, layout, caller)
     new: dict[tuple[str, str], list[Any]] = {}
     for n, i, name, record, field in _matches(layout, records, caller):
         key = record.where, field

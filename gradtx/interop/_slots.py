@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from gradtx._core import trees
+from gradtx._core.plain import coded_state, plain_state
 from gradtx._core.plan import label, linear, plan_for
 from gradtx._core.run import _where_stages_act
 from gradtx._core.slots import State
@@ -68,7 +69,8 @@ def layout_of(tx: Any, params: Any, caller: str) -> Layout:
 
 def assemble(tx: Any, params: Any, layout: Layout, count: int, raws: Raws) -> State:
     """The state of `tx` after `count` steps in which the raw arrays are these."""
-    template = tx.init(params)
+    fresh = tx.init(params)
+    template = plain_state(tx, fresh)
     entries = []
     for i, (stage, entry) in enumerate(zip(layout.stages, template.stages, strict=True)):
         if not isinstance(entry, dict):
@@ -88,15 +90,16 @@ def assemble(tx: Any, params: Any, layout: Layout, count: int, raws: Raws) -> St
         if WEIGHT in entry:
             new[WEIGHT] = _like(weight_arrays(weights, entry[WEIGHT].dtype), entry[WEIGHT])
         entries.append(new)
-    return State(_like(np.asarray(count, np.int32), template.count), tuple(entries))
+    return coded_state(tx, State(_like(np.asarray(count, np.int32), template.count), tuple(entries)), fresh)
 
 
-def raw_arrays(state: State, layout: Layout, caller: str) -> tuple[int, Raws]:
+def raw_arrays(tx: Any, state: State, layout: Layout, caller: str) -> tuple[int, Raws]:
     """The step count of a state, and its raw arrays."""
     if not isinstance(state, State) or len(state.stages) != len(layout.stages):
         raise ValueError(
             f"{caller}: expected the state of a chain with {len(layout.stages)} stages, got {state!r:.200}"
         )
+    state = plain_state(tx, state)
     count = int(state.count)
     raws: Raws = {}
     for i, (stage, entry) in enumerate(zip(layout.stages, state.stages, strict=True)):

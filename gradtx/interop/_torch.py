@@ -149,7 +149,7 @@ def to_torch(
     kind, groups = identify(like, kind, caller)
     corr = correspondence(layout.paths, groups, names, axes, layout.leaves, caller)
     group_of = {i: group for group in groups for i in group["params"]}
-    count, raws = raw_arrays(state, layout, caller)
+    count, raws = raw_arrays(tx, state, layout, caller)
     kept: dict[int, dict[str, Any]] = {}
     for n, i in enumerate(corr.ids):
         places, group = _places(layout, kind, n, caller), group_of[i]

@@ -1,0 +1,390 @@
+"""State kept by codecs: any chain, any slot, and nothing else changes."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import samples
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import gradtx
+from gradtx import storage
+from gradtx._core.plain import coded_state, plain_state
+
+STORAGES = ["half", "quarter", "bfloat16", "float16", "log16"]
+EXACT = {"half": 0.02, "quarter": 0.5, "bfloat16": 0.05, "float16": 0.05, "log16": 0.01}  # of the largest update
+
+
+def large(dtype: Any = jnp.float32) -> dict[str, Any]:
+    """A matrix that codecs keep, and a vector that is too small for them."""
+    rng = np.random.default_rng(0)
+    return {
+        "matrix": jnp.asarray(rng.normal(size=(64, 80)), dtype),
+        "vector": jnp.asarray(rng.normal(size=(7,)), dtype),
+        "none": None,
+    }
+
+
+def trained(tx: Any, tree: Any, steps: int = 6) -> tuple[Any, Any]:
+    state = tx.init(tree)
+    update = jax.jit(tx.update)
+    updates = tree
+    for i in range(steps):
+        updates, state = update(samples.grads_like(tree, seed=i), state, tree)
+    return updates, state
+
+
+def dtypes_of(tree: Any) -> set[str]:
+    return {str(x.dtype) for x in jax.tree.leaves(tree)}
+
+
+# ---- what is kept, and what follows ----
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_large_leaves_are_kept_in_fewer_bytes_and_the_update_is_near(kind: str):
+    tree = large()
+    plain, coded = gradtx.adamw(1e-2), gradtx.adamw(1e-2, storage=kind)
+    expected, full = trained(plain, tree)
+    updates, state = trained(coded, tree)
+    np.testing.assert_array_equal(updates["vector"], expected["vector"])  # too small: as it was
+    scale = float(jnp.max(jnp.abs(expected["matrix"])))
+    assert 0 < float(jnp.max(jnp.abs(updates["matrix"] - expected["matrix"]))) < EXACT[kind] * scale
+    small, before = (sum(x.nbytes for x in jax.tree.leaves(s)) for s in (state, full))
+    assert small < (0.3 if kind == "quarter" else 0.52) * before
+    chex.assert_trees_all_equal(samples.avals(state), samples.avals(coded.init(tree)))
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_decoded_and_encoded_again_a_state_is_the_same(kind: str):
+    tree, tx = large(), gradtx.adamw(1e-2, storage=kind)
+    _, state = trained(tx, tree)
+    plain = plain_state(tx, state)
+    _, full = trained(gradtx.adamw(1e-2), tree)
+    assert jax.tree.structure(plain) == jax.tree.structure(full)
+    assert dtypes_of(plain) == {"float32", "int32"}
+    again = coded_state(tx, plain, state)
+    chex.assert_trees_all_equal(again, state)
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_a_fresh_state_stands_for_zeros(kind: str):
+    tree, tx = large(), gradtx.chain(gradtx.trace(0.9), gradtx.scope(gradtx.adam(1e-2)), storage_of_nothing())
+    state = gradtx.with_storage(tx, kind).init(tree)
+    plain = plain_state(gradtx.with_storage(tx, kind), state)
+    for leaf in jax.tree.leaves(plain):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+def storage_of_nothing() -> Any:
+    return gradtx.identity()
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_zero_gradients_move_nothing(kind: str):
+    tree = jax.tree.map(jnp.zeros_like, large())
+    tx = gradtx.adam(1e-2, eps=0.0, storage=kind)
+    state = tx.init(tree)
+    for _ in range(3):
+        updates, state = tx.update(tree, state, tree)
+        for leaf in jax.tree.leaves(updates):
+            np.testing.assert_array_equal(leaf, 0)
+    for leaf in jax.tree.leaves(plain_state(tx, state).stages):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+@pytest.mark.parametrize("kind", ["half", "quarter"])
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6])
+def test_no_scale_of_the_gradient_saturates(kind: str, scale: float):
+    tree = {"matrix": jnp.zeros((64, 80))}
+    tx, reference = gradtx.adam(1.0, eps=0.0, storage=kind), gradtx.adam(1.0, eps=0.0)
+    state, full = tx.init(tree), reference.init(tree)
+    update, exact = jax.jit(tx.update), jax.jit(reference.update)
+    for i in range(20):
+        grads = samples.grads_like(tree, seed=i, scale=scale)
+        updates, state = update(grads, state)
+        expected, full = exact(grads, full)
+    apart = jnp.linalg.norm(updates["matrix"] - expected["matrix"]) / jnp.linalg.norm(expected["matrix"])
+    assert float(apart) < (0.02 if kind == "half" else 0.25), float(apart)
+
+
+@pytest.mark.parametrize("kind", ["half", "quarter"])
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_a_sudden_change_of_scale_recovers(kind: str, factor: float):
+    tree = {"matrix": jnp.zeros((64, 80))}
+    tx, reference = gradtx.adam(1.0, b2=0.9, storage=kind), gradtx.adam(1.0, b2=0.9)
+    state, full = tx.init(tree), reference.init(tree)
+    update, exact = jax.jit(tx.update), jax.jit(reference.update)
+    for i in range(300):
+        grads = samples.grads_like(tree, seed=i, scale=1.0 if i < 20 else factor)
+        updates, state = update(grads, state)
+        expected, full = exact(grads, full)
+        assert bool(jnp.isfinite(updates["matrix"]).all())
+        assert float(jnp.abs(updates["matrix"]).max()) < 8
+    apart = jnp.linalg.norm(updates["matrix"] - expected["matrix"]) / jnp.linalg.norm(expected["matrix"])
+    assert float(apart) < (0.02 if kind == "half" else 0.3), float(apart)
+
+
+def test_a_replaced_decay_does_not_misread_old_codes():
+    tree = {"matrix": jnp.zeros((64, 80))}
+    for kind in ("half", "quarter"):
+        tx, reference = gradtx.adam(1.0, storage=kind), gradtx.adam(1.0)
+        state, full = tx.init(tree), reference.init(tree)
+        for i in range(12):
+            if i == 6:
+                tx, reference = tx.replace(b2=0.5), reference.replace(b2=0.5)
+            grads = samples.grads_like(tree, seed=i)
+            updates, state = jax.jit(tx.update)(grads, state)
+            expected, full = jax.jit(reference.update)(grads, full)
+        apart = jnp.linalg.norm(updates["matrix"] - expected["matrix"]) / jnp.linalg.norm(expected["matrix"])
+        assert float(apart) < (0.02 if kind == "half" else 0.3), (kind, float(apart))
+
+
+# ---- any chain, any slot ----
+
+
+def test_one_slot_by_its_name():
+    tree = large()
+    _, state = trained(gradtx.with_storage(gradtx.adam(1e-2), nu="bfloat16"), tree)
+    assert dtypes_of(state.stages[0]) == {"float32"}
+    assert dtypes_of(state.stages[1]) == {"float32", "bfloat16"}
+    _, state = trained(gradtx.with_storage(gradtx.adam(1e-2), "half", nu="float32"), tree)
+    assert dtypes_of(state.stages[1]) == {"float32"}
+    assert state.stages[0]["mu"]["matrix"].nbytes == 64 * 80 * 2
+
+
+def test_every_slot_that_mirrors_its_parameter():
+    tx = gradtx.with_storage(gradtx.prodigy(), parameter="bfloat16")
+    _, state = trained(tx, large())
+    (entry,) = state.stages
+    assert {name for name, x in entry.items() if "bfloat16" in dtypes_of(x)} == {"mu", "nu", "grad_sum", "params0"}
+    np.testing.assert_allclose(plain_state(tx, state).stages[0]["params0"]["matrix"], large()["matrix"], rtol=2**-8)
+
+
+@pytest.mark.parametrize("min_size", [0, 10_000])
+def test_which_leaves_are_too_small_is_a_choice(min_size: int):
+    _, state = trained(gradtx.with_storage(gradtx.adam(1e-2), "half", min_size=min_size), large())
+    assert ("uint32" in dtypes_of(state)) == (min_size == 0)
+    assert ("float32" in dtypes_of(state)) == (min_size > 0)
+
+
+def test_stages_between_the_moments_that_leave_the_gradient_alone_keep_them_together():
+    for tx in (gradtx.nadam(1e-2), gradtx.ademamix(1e-2)):
+        _, state = trained(gradtx.with_storage(tx, "half"), large())
+        assert "uint32" in dtypes_of(state)
+    apart = gradtx.with_storage(gradtx.adan(1e-2), "half")  # its second moment sees another gradient
+    _, state = trained(apart, large())
+    assert "uint32" not in dtypes_of(state)
+    assert "uint16" in dtypes_of(state)
+
+
+def test_groups_scopes_masks_and_nested_choices():
+    tx = gradtx.with_storage(
+        gradtx.by_path({"matrix": gradtx.adamw(1e-2), "**": gradtx.with_storage(gradtx.adam(1e-2), "bfloat16", min_size=0)}),
+        "half",
+    )
+    _, state = trained(tx, large())
+    assert dtypes_of(state) == {"uint32", "bfloat16", "int32"}
+    expected, _ = trained(gradtx.by_path({"matrix": gradtx.adamw(1e-2), "**": gradtx.adam(1e-2)}), large())
+    updates, _ = trained(tx, large())
+    chex.assert_trees_all_close(updates, expected, atol=3e-4)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: gradtx.accumulate_gradients(tx, 2),
+        gradtx.skip_nonfinite,
+        gradtx.inject_hyperparams,
+        lambda tx: gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.accumulate_gradients(tx, 1)),
+        lambda tx: gradtx.schedule_free(tx, 1e-2),
+    ],
+)
+def test_wrappers(wrap: Any):
+    tx = gradtx.with_storage(wrap(gradtx.adam(1e-2)), "half")
+    _, state = trained(tx, large())
+    assert "uint32" in dtypes_of(state)
+    assert eval(repr(tx), {**vars(gradtx.schedules), **vars(gradtx)}) == tx
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        gradtx.sgd(1e-2, 0.9),
+        gradtx.lion(1e-3),
+        gradtx.rmsprop(1e-2, momentum=0.9),
+        gradtx.adabelief(1e-2),
+        gradtx.yogi(1e-2),
+        gradtx.amsgrad(1e-2),
+        gradtx.adamax(1e-2),
+        gradtx.adadelta(1.0),
+        gradtx.adagrad(1e-1),
+        gradtx.muon(1e-2),
+        gradtx.soap(1e-2),
+        gradtx.adafactor(1e-2, min_dim_size_to_factor=8),
+        gradtx.mars(1e-2),
+        gradtx.adopt(1e-2),
+    ],
+    ids=lambda tx: repr(tx)[:40],
+)
+def test_other_optimizers_stay_near_themselves(tx: Any):
+    expected, full = trained(tx, large())
+    coded = gradtx.with_storage(tx, "half")
+    updates, state = trained(coded, large())
+    apart = jnp.linalg.norm(updates["matrix"] - expected["matrix"]) / jnp.linalg.norm(expected["matrix"])
+    limit = 0.15 if "scale_by_sign" in repr(tx) else 0.02
+    assert float(apart) < limit
+    if "factored" not in repr(tx):
+        assert sum(x.nbytes for x in jax.tree.leaves(state)) < sum(x.nbytes for x in jax.tree.leaves(full))
+
+
+# ---- a transformation like any other ----
+
+
+def test_prints_compares_hashes_pickles():
+    tx = gradtx.adamw(1e-2, storage="half")
+    assert tx == gradtx.with_storage(gradtx.adamw(1e-2), "half")
+    assert tx != gradtx.adamw(1e-2)
+    assert tx != gradtx.adamw(1e-2, storage="quarter")
+    again = pickle.loads(pickle.dumps(tx))
+    assert (again, hash(again), repr(again)) == (tx, hash(tx), repr(tx))
+    assert gradtx.without_storage(tx) == gradtx.adamw(1e-2)
+    for other in (gradtx.with_storage(tx, mu=storage.bfloat16(min_size=7)), gradtx.with_storage(gradtx.sgd(0.1, 0.9), "log16")):
+        assert eval(repr(other), {**vars(gradtx.schedules), **vars(gradtx)}) == other
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_scan_cond_vmap_and_no_recompilation(kind: str):
+    tree = {"matrix": large()["matrix"]}
+    tx = gradtx.adamw(1e-2, storage=kind)
+    grads, state = samples.grads_like(tree), tx.init(tree)
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(lambda tx, g, s, p: tx.update(g, s, p), n=1))
+    one = step(tx, grads, state, tree)
+    step(tx.replace(learning_rate=1e-3), grads, one[1], tree)
+    scanned, _ = jax.lax.scan(lambda s, _: (step(tx, grads, s, tree)[1], None), state, None, length=3)
+    chex.assert_trees_all_equal(samples.avals(scanned), samples.avals(state))
+    kept = jax.jit(lambda go: jax.lax.cond(go, lambda s: tx.update(grads, s, tree)[1], lambda s: s, state))(False)
+    chex.assert_trees_all_equal(kept, state)
+
+    def twice(t: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.stack([x, x]), t)
+
+    both = jax.jit(jax.vmap(tx.update))(twice(grads), jax.vmap(tx.init)(twice(tree)), twice(tree))
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], both[0]), one[0], rtol=1e-5)
+    population = jax.vmap(lambda lr: gradtx.adamw(lr, storage=kind))(jnp.asarray([1e-2, 2e-2]))
+    many = jax.vmap(lambda tx: tx.update(grads, tx.init(tree), tree)[0])(population)
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[0], many), one[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_the_same_numbers_on_every_layout(kind: str):
+    tx, tree = gradtx.adamw(1e-2, storage=kind), {"matrix": large()["matrix"]}
+    expected = trained(tx, tree)
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
+    for spec in (PartitionSpec("data", "model"), PartitionSpec("model"), PartitionSpec()):
+        sharding = NamedSharding(mesh, spec)
+        placed = jax.tree.map(lambda x, s=sharding: jax.device_put(x, s), tree)
+        for init in (tx.init, jax.jit(tx.init)):
+            for leaf in jax.tree.leaves(init(placed)):
+                assert leaf.ndim < 2 or leaf.sharding.is_equivalent_to(sharding, 2)
+        got = trained(tx, placed)
+        chex.assert_trees_all_close(got[0], expected[0], rtol=1e-5)
+        chex.assert_trees_all_equal(jax.device_get(got[1]), jax.device_get(expected[1]))
+
+
+def test_fresh_state_can_be_donated_and_a_step_taken():
+    tree = {"matrix": large()["matrix"]}
+    for kind in STORAGES:
+        tx = gradtx.adamw(1e-2, storage=kind)
+        params, state = gradtx.step(tx, jax.tree.map(jnp.copy, tree), tx.init(tree), samples.grads_like(tree))
+        gradtx.step(tx, params, state, samples.grads_like(tree))
+
+
+def test_inside_optax():
+    tree = large()
+    tx = optax.chain(optax.clip_by_global_norm(1.0), gradtx.adamw(1e-2, storage="half"))
+    with jax.numpy_dtype_promotion("standard"):
+        state = tx.init(tree)
+        updates, after = tx.update(samples.grads_like(tree), state, tree)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert jax.tree.structure(updates) == jax.tree.structure(tree)
+    assert optax.tree.get(after, "count") == 1
+
+
+# ---- bytes ----
+
+
+@pytest.mark.parametrize("kind", [None, *STORAGES])
+def test_the_memory_plan_is_what_is_allocated(kind: str | None):
+    tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.accumulate_gradients(gradtx.adamw(1e-2, storage=kind), 2))
+    tree = large(jnp.bfloat16)
+    plan = gradtx.memory_plan(tx, tree)
+    assert plan.bytes == sum(x.nbytes for x in jax.tree.leaves(tx.init(tree)))
+    assert plan.parameter_bytes == sum(x.nbytes for x in jax.tree.leaves(tree))
+    assert plan.parameters == 64 * 80 + 7
+    for name, size in plan.presets.items():
+        made = gradtx.with_storage(gradtx.without_storage(tx), name).init(tree)
+        assert size == sum(x.nbytes for x in jax.tree.leaves(made)), name
+
+
+def test_the_memory_plan_by_group_slot_and_device():
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+    tree = {"matrix": jax.device_put(large()["matrix"], NamedSharding(mesh, PartitionSpec("data"))), "vector": jnp.ones(7)}
+    tx = gradtx.by_path({"vector": gradtx.sgd(0.1, 0.9), "**": gradtx.adam(1e-2, storage="quarter")})
+    plan = gradtx.memory_plan(tx, tree)
+    rows = {(row.group, row.slot): row for row in plan.rows}
+    words = rows["'**'", "mu_nu"]
+    assert (words.bytes, words.device_bytes, words.dtype) == (64 * 80 * 2, 16 * 80 * 2, "uint16")
+    assert rows["'vector'", "trace"].bytes == rows["'vector'", "trace"].device_bytes == 28
+    text = str(plan)
+    assert "mu_nu" in text
+    assert "on a device" in text
+    assert list(plan.presets) == ["float32", "half", "quarter"]
+
+
+# ---- bad input ----
+
+
+def test_an_unknown_slot_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"no slot 'nv' .*it has mu, nu; did you mean 'nu'"):
+        gradtx.with_storage(gradtx.adam(1e-2), nv="bfloat16")
+
+
+def test_what_is_no_codec_is_refused():
+    with pytest.raises(TypeError, match=r"expected a codec of gradtx.storage, 'float32' or one of .*bfloat16"):
+        gradtx.with_storage(gradtx.adam(1e-2), mu="bf16")
+    with pytest.raises(TypeError, match=r"keeps 2 together: give it as moments="):
+        gradtx.with_storage(gradtx.adam(1e-2), mu="packed32")
+    with pytest.raises(TypeError, match="expected a gradtx transformation"):
+        gradtx.with_storage(optax.adam(1e-2), "half")
+
+
+def test_what_a_codec_cannot_hold_is_refused_with_its_path():
+    tx = gradtx.with_storage(gradtx.adam(1e-2), "half", min_size=0)
+    with pytest.raises(TypeError, match=r"leaf a/b: slot 'mu' is complex .* expected 'float32'"):
+        tx.init({"a": {"b": jnp.ones(3, jnp.complex64)}})
+    # The second moment is real: it may be kept in fewer bytes.
+    gradtx.with_storage(gradtx.adam(1e-2), nu="bfloat16", min_size=0).init({"a": jnp.ones(3, jnp.complex64)})
+    with pytest.raises(TypeError, match=r"leaf w: slot 'previous_sign' holds int8"):
+        gradtx.with_storage(gradtx.rprop(1e-2), previous_sign="bfloat16", min_size=0).init({"w": jnp.ones(3)})
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64_is_not_narrowed():
+    with pytest.raises(TypeError, match=r"leaf w: slot 'mu' is float64 here and would be narrowed"):
+        gradtx.adam(1e-2, storage="half").init({"w": jnp.ones((64, 80), jnp.float64)})
+
+
+def test_a_state_of_another_storage_is_refused():
+    tree = large()
+    state = gradtx.adam(1e-2).init(tree)
+    with pytest.raises(ValueError, match="expected the slots"):
+        gradtx.adam(1e-2, storage="half").update(tree, state, tree)
