@@ -1,16 +1,19 @@
 """Device-memory traffic and temporaries of one donated step, compiled ahead of time for a TPU or a GPU.
 
     python -m benchmarks.hbm [--quick] [--json]
+    python -m benchmarks.hbm --table storage
     python -m benchmarks.hbm --target cuda
 
-No such device is needed: the TPU's compiler is in libtpu; for CUDA see BENCHMARKS.md. One leaf of 16384 x 8192, too
-large for on-chip memory. Nothing is timed.
+No such device is needed: the TPU's compiler is in libtpu; for CUDA see BENCHMARKS.md. One leaf of 16384 x 8192 (or as
+the row says), too large for on-chip memory. Nothing is timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import os
 import sys
 import time
@@ -72,13 +75,52 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class Case(NamedTuple):
-    """One row: `build` makes the transformation from a library (gradtx or optax), `ideal` is bytes a parameter."""
+    """One row: `build` makes the transformation from a library (gradtx or optax), `ideal` is bytes a parameter.
+
+    `table`: "core", or "storage" for what only gradtx has.
+    """
 
     name: str
     ideal: float
     build: Callable[[Any], Any]
     dtype: Any = jnp.float32
     optax: bool = True
+    shape: tuple[int, ...] = SHAPE
+    table: str = "core"
+
+
+def run_by_a_user(lib: Any, storage: Any, *last: Any) -> Any:
+    """Clipping, a schedule, groups: what a training run has around AdamW."""
+    rate = lib.schedules.warmup_cosine_decay_schedule(0.0, 1e-3, 100, 10_000)
+    groups = lib.by_path({"**/bias": lib.adam(rate), "**": lib.adamw(rate, weight_decay=0.1)})
+    return lib.chain(lib.clip_by_global_norm(1.0), lib.with_storage(groups, storage), *last)
+
+
+def storage_cases() -> list[Case]:
+    """The state in fewer bytes: for shapes that compilers lay out differently, and in the chain of a real run."""
+    cases = []
+    for storage, ideal in (("half", 20), ("quarter", 16)):
+        for shape in (SHAPE, (9973, 10007), (48, 1024, 4096), (100_000_007,)):
+            name = f"adamw, {storage}, {' x '.join(map(str, shape))}"
+            build = functools.partial(_adamw, storage)
+            cases.append(Case(name, ideal, build, jnp.float32, False, shape, "storage"))
+        whole = functools.partial(run_by_a_user, storage=storage)
+        cases.append(
+            Case(f"clipping, schedule, groups, {storage}", ideal + 4, whole, jnp.float32, False, SHAPE, "storage")
+        )
+    for storage, ideal in (("half", 14), ("quarter", 10)):
+        name = f"adamw, {storage}, p and g bfloat16, stochastic rounding"
+        build = functools.partial(_rounded, storage)
+        cases.append(Case(name, ideal, build, jnp.bfloat16, False, SHAPE, "storage"))
+    return cases
+
+
+def _adamw(storage: str, lib: Any) -> Any:
+    return lib.adamw(1e-3, storage=storage)
+
+
+def _rounded(storage: str, lib: Any) -> Any:
+    return lib.chain(lib.adamw(1e-3, storage=storage), lib.stochastic_rounding())
 
 
 CASES = [
@@ -115,14 +157,16 @@ def device_of(target: str) -> Any:
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
 
 
-def compile_step(tx: Any, dtype: Any, target: str, device: Any, *, as_argument: bool) -> Any:
-    """The compiled donated step for one leaf of `SHAPE`."""
+def compile_step(
+    tx: Any, dtype: Any, target: str, device: Any, *, as_argument: bool, shape: tuple[int, ...] = SHAPE
+) -> Any:
+    """The compiled donated step for one leaf."""
     placed = jax.sharding.SingleDeviceSharding(device)
 
     def on_device(tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree)
 
-    params = on_device({"w": jax.ShapeDtypeStruct(SHAPE, dtype)})
+    params = on_device({"w": jax.ShapeDtypeStruct(shape, dtype)})
     state = on_device(jax.eval_shape(tx.init, params))
     arguments = [params, state, params]
     if as_argument:
@@ -137,9 +181,10 @@ def measure(case: Case, library: str, target: str, device: Any) -> Program:
     """Compile one row. `library`: "gradtx", "gradtx as argument" or "optax"."""
     tx = case.build(optax if library == "optax" else gradtx)
     start = time.perf_counter()
-    compiled = compile_step(tx, case.dtype, target, device, as_argument=library == "gradtx as argument")
+    as_argument = library == "gradtx as argument"
+    compiled = compile_step(tx, case.dtype, target, device, as_argument=as_argument, shape=case.shape)
     seconds = time.perf_counter() - start
-    size = SHAPE[0] * SHAPE[1]
+    size = math.prod(case.shape)
     costs = compiled.cost_analysis() or {}
     return Program(
         case.name,
@@ -156,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TOPOLOGIES, nargs="*", default=["v5e"])
     parser.add_argument("--quick", action="store_true", help="gradtx alone")
+    parser.add_argument("--table", choices=("core", "storage"), default="core")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     args = parser.parse_args()
 
@@ -163,7 +209,7 @@ def main() -> None:
     for target in args.target:
         device = device_of(target)
         rows = []
-        for case in CASES:
+        for case in CASES if args.table == "core" else storage_cases():
             for library in ("gradtx", "gradtx as argument", "optax"):
                 if library == "optax" and (args.quick or not case.optax):
                     continue
@@ -177,7 +223,7 @@ def main() -> None:
                 if library != "optax" and too_much:
                     missed.append(f"{case.name}, {library}, {target}")
         if not args.json:
-            print(f"{device.device_kind} ({TOPOLOGIES[target]}), {' x '.join(map(str, SHAPE))}; {common.machine()}\n")
+            print(f"{device.device_kind} ({TOPOLOGIES[target]}), {common.machine()}\n")
             header = ["", "", "ideal", "HBM bytes/param", "temp bytes", "flops/param", "compile s"]
             print(common.table(header, rows) + "\n")
     if not args.json:

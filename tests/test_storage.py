@@ -187,7 +187,9 @@ def test_stages_between_the_moments_that_leave_the_gradient_alone_keep_them_toge
 
 def test_groups_scopes_masks_and_nested_choices():
     tx = gradtx.with_storage(
-        gradtx.by_path({"matrix": gradtx.adamw(1e-2), "**": gradtx.with_storage(gradtx.adam(1e-2), "bfloat16", min_size=0)}),
+        gradtx.by_path(
+            {"matrix": gradtx.adamw(1e-2), "**": gradtx.with_storage(gradtx.adam(1e-2), "bfloat16", min_size=0)}
+        ),
         "half",
     )
     _, state = trained(tx, large())
@@ -256,7 +258,10 @@ def test_prints_compares_hashes_pickles():
     again = pickle.loads(pickle.dumps(tx))
     assert (again, hash(again), repr(again)) == (tx, hash(tx), repr(tx))
     assert gradtx.without_storage(tx) == gradtx.adamw(1e-2)
-    for other in (gradtx.with_storage(tx, mu=storage.bfloat16(min_size=7)), gradtx.with_storage(gradtx.sgd(0.1, 0.9), "log16")):
+    for other in (
+        gradtx.with_storage(tx, mu=storage.bfloat16(min_size=7)),
+        gradtx.with_storage(gradtx.sgd(0.1, 0.9), "log16"),
+    ):
         assert eval(repr(other), {**vars(gradtx.schedules), **vars(gradtx)}) == other
 
 
@@ -337,7 +342,10 @@ def test_the_memory_plan_is_what_is_allocated(kind: str | None):
 
 def test_the_memory_plan_by_group_slot_and_device():
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-    tree = {"matrix": jax.device_put(large()["matrix"], NamedSharding(mesh, PartitionSpec("data"))), "vector": jnp.ones(7)}
+    tree = {
+        "matrix": jax.device_put(large()["matrix"], NamedSharding(mesh, PartitionSpec("data"))),
+        "vector": jnp.ones(7),
+    }
     tx = gradtx.by_path({"vector": gradtx.sgd(0.1, 0.9), "**": gradtx.adam(1e-2, storage="quarter")})
     plan = gradtx.memory_plan(tx, tree)
     rows = {(row.group, row.slot): row for row in plan.rows}
