@@ -31,7 +31,24 @@ from gradtx._inspect.describe import describe as describe
 from gradtx._inspect.difference import diff as diff
 from gradtx._inspect.memory import MemoryPlan as MemoryPlan
 from gradtx._inspect.memory import memory_plan as memory_plan
+from gradtx._inspect.meters import changed as changed
+from gradtx._inspect.meters import effective_learning_rate as effective_learning_rate
+from gradtx._inspect.meters import fraction_clipped as fraction_clipped
+from gradtx._inspect.meters import gradient_norm as gradient_norm
+from gradtx._inspect.meters import metrics as metrics
+from gradtx._inspect.meters import nonfinite_count as nonfinite_count
+from gradtx._inspect.meters import parameter_norm as parameter_norm
+from gradtx._inspect.meters import second_moment_statistics as second_moment_statistics
+from gradtx._inspect.meters import update_cosine as update_cosine
+from gradtx._inspect.meters import update_norm as update_norm
+from gradtx._inspect.meters import update_ratio as update_ratio
 from gradtx._inspect.numbers import hyperparams as hyperparams
+from gradtx._inspect.probes import Probe as Probe
+from gradtx._inspect.probes import View as View
+from gradtx._inspect.probes import mark as mark
+from gradtx._inspect.probes import probe as probe
+
+# Groups of parameters by shape
 from gradtx._matrices import axes_are as axes_are
 from gradtx._matrices import matrices as matrices
 

@@ -152,6 +152,11 @@ def _assigned(patterns: tuple[Any, ...], paths: tuple[str, ...], leaves: tuple[A
     return tuple(found)
 
 
+def matches(pattern: Any, path: str, leaf: Any) -> bool:
+    """Whether a pattern chooses the leaf at a path."""
+    return _test(pattern)(path, leaf)
+
+
 def _test(pattern: Any) -> Callable[[str, Any], bool]:
     if isinstance(pattern, str):
         pattern = _glob(pattern)

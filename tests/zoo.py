@@ -16,6 +16,7 @@ from rows import layerwise as layerwise
 from rows import matrices as matrices
 from rows import mending as mending
 from rows import primitives as primitives
+from rows import probes as probes
 from rows import quasi_newton as quasi_newton
 from rows import rounding as rounding
 from rows import sequences as sequences
@@ -54,6 +55,7 @@ PRIMITIVES = [
     *adams_later.PRIMITIVES,
     *quasi_newton.PRIMITIVES,
     *rounding.ROWS,
+    *probes.ROWS,
 ]
 ZOO = OPTIMIZERS + PRIMITIVES
 BY_NAME = {row.name: row for row in ZOO}

@@ -191,7 +191,10 @@ def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:
             runs.append((kind(stage), [i]))
     segments = []
     for n, (what, indices) in enumerate(runs):
-        keep = any(later == "leafwise" for later, _ in runs[n + 1 :])
+        keep = any(
+            later == "leafwise" or any(getattr(stages[i], "reads", False) for i in those)
+            for later, those in runs[n + 1 :]
+        )
         segments.append(Segment(what, tuple(indices), keep, n == len(runs) - 1))
     return segments
 

@@ -91,6 +91,7 @@ class Signal:
         fresh: whether `update` still is `first.raw`.
         clamp: whether this scope squares its gradient, which then must not overflow.
         opposed: whether a learning rate has turned the update against the gradient of this scope.
+        marks: updates of earlier in this scope, by the name under which a stage put them here for one that follows.
     """
 
     update: Array
@@ -102,6 +103,7 @@ class Signal:
     fresh: bool = dataclasses.field(default=False, metadata={"static": True})
     clamp: bool = dataclasses.field(default=False, metadata={"static": True})
     opposed: bool = dataclasses.field(default=False, metadata={"static": True})
+    marks: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     def write(self, update: Array) -> Signal:
         """The signal with another update."""

@@ -176,9 +176,11 @@ class Treewise(Stage):
 
     Attributes:
         keywords: the keywords of `update` that it needs; `s` holds them by name. Arrays are traced, functions static.
+        reads: whether it reads more of the signals than their updates.
     """
 
     keywords: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[bool] = False
 
     def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
         """The new updates, in the order of the old."""
