@@ -18,19 +18,20 @@ from gradtx._core.storage import Unit, nearest
 Values = dict[tuple[int, str], list[Any]]
 
 
-def plain_state(tx: Any, state: State) -> State:
+def plain_state(tx: Any, state: State, params: Any = None) -> State:
     """The state of a chain with every slot decoded: its arrays are float32 (or what their slot declares).
 
     Args:
         tx: the chain.
         state: its state.
+        params: the parameters; needed only where no slot of a leaf has the parameter's shape.
 
     Returns:
         A state of the same form as that of the chain without `with_storage`, `optax.MaskedNode()` where a leaf has no
         such slot.
 
     Raises:
-        ValueError: the state is not one of this chain.
+        ValueError: the state is not one of this chain, or the shape of a parameter cannot be told.
     """
     plan = plan_for(jax.tree.structure(tx))
     if not plan.units:
@@ -38,8 +39,9 @@ def plain_state(tx: Any, state: State) -> State:
     _check(plan, state)
     flat, treedef = _flat(plan, state)
     values: Values = {}
+    shapes = _shapes(plan, flat, params)
     for unit in plan.units:
-        _decode(unit, state, flat, values)
+        _decode(unit, state, flat, shapes, values)
     entries: list[Any] = []
     for i, (stage, entry) in enumerate(zip(plan.stages, state.stages, strict=True)):
         if isinstance(stage, Opaque) or not isinstance(entry, dict):
@@ -136,13 +138,29 @@ def _held(unit: Unit, flat: Values) -> list[int]:
     return [i for i in range(count) if unit.holds({name: of[i] for name, of in arrays.items()})]
 
 
-def _decode(unit: Unit, state: State, flat: Values, values: Values) -> None:
+def _shapes(plan: Plan, flat: Values, params: Any) -> list[tuple[int, ...] | None]:
+    """The shapes of the parameters, from the parameters, or else from what mirrors them."""
+    if params is not None:
+        return [jnp.shape(x) for x in jax.tree.leaves(params)]
+    mirrors = [
+        flat[i, slot.name] for i, stored in enumerate(plan.stored) for slot in stored if slot.role == "parameter"
+    ]
+    count = len(next(iter(flat.values())))
+    return [next((of[i].shape for of in mirrors if not _is_masked(of[i])), None) for i in range(count)]
+
+
+def _decode(unit: Unit, state: State, flat: Values, shapes: list[tuple[int, ...] | None], values: Values) -> None:
     numbers = {key: state.stages[unit.home][part.name] for key, part in unit.memory}
     for i, slot in unit.members:
         values[i, slot.name] = list(flat.get((i, slot.name), [optax.MaskedNode()] * _leaves(unit, flat)))
     for leaf in _held(unit, flat):
         parts = {key: flat[unit.home, part.name][leaf] for key, part in unit.arrays}
-        decoded = unit.codec.decode(parts, numbers, unit.codec.shape_of(parts))
+        shape = shapes[leaf]
+        if shape is None:
+            raise ValueError(
+                f"{unit.codec!r} keeps a slot whose shape the state does not tell: give the parameters too"
+            )
+        decoded = unit.codec.decode(parts, numbers, shape)
         for (i, slot), value in zip(unit.members, decoded, strict=True):
             values[i, slot.name][leaf] = dtypes.cast(value, np.dtype(np.float32))
 

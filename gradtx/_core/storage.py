@@ -94,10 +94,6 @@ class Codec(Spec):
         """
         return {}
 
-    def shape_of(self, parts: Arrays) -> tuple[int, ...]:
-        """The shape of the values that the parts stand for."""
-        return next(iter(parts.values())).shape
-
     def encode(self, values: tuple[Array, ...], numbers: Arrays, bits: Callable[[str], Array]) -> Arrays:
         """The parts (without the `"scalar"` ones) that stand for these values.
 

@@ -7,14 +7,13 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from gradtx._core.factors import from_means, longest_axes, mean
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import SecondMoment, Signal, safe_divide, safe_sqrt, square
+from gradtx._core.signal import SecondMoment, Signal, square
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards
-from gradtx._primitives.norms import mean
 
 Slots = dict[str, jax.Array]
 
@@ -94,10 +93,7 @@ class factored_second_moment(Leafwise):
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """The axes of the rows and of the columns, the longest; None for a leaf that is kept whole."""
-        if not self.factored or len(shape) < 2:
-            return None
-        *_, rows, columns = (int(i) for i in np.argsort(shape))
-        return None if shape[rows] < max(self.min_dim_size_to_factor, 1) else (rows, columns)
+        return longest_axes(shape, self.min_dim_size_to_factor) if self.factored else None
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
         squares, axes = square(signal.captured) + s.eps, self._axes(signal.captured.shape)
@@ -111,15 +107,6 @@ class factored_second_moment(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         axes = self._axes(signal.captured.shape)
-        moment = slots["nu"] if axes is None else _product(slots["nu_row"], slots["nu_col"], *axes)
+        moment = slots["nu"] if axes is None else from_means(slots["nu_row"], slots["nu_col"], *axes)
         one = jnp.ones_like(s.rate)
         return signal.replace(second=SecondMoment(moment, one, one - one, has_bias=False))
-
-
-def _product(row: jax.Array, column: jax.Array, rows: int, columns: int) -> jax.Array:
-    """The outer product of both over the mean of the first, by their roots: neither over- nor underflows on the way."""
-    overall = mean(row, rows - (rows > columns), keepdims=True)
-    share = safe_divide(safe_sqrt(row), safe_sqrt(overall))
-    root = jnp.expand_dims(share, columns) * jnp.expand_dims(safe_sqrt(column), rows)
-    largest = jnp.finfo(root.dtype).max
-    return jnp.minimum(jnp.square(root), jnp.where(jnp.isinf(root), jnp.inf, largest))

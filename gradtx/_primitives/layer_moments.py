@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.factors import mean
 from gradtx._core.hyperparameters import decay_field
 from gradtx._core.signal import SecondMoment, Signal, square
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards
-from gradtx._primitives.norms import mean
 
 Slots = dict[str, jax.Array]
 

@@ -43,13 +43,6 @@ def leaf_rms(x: jax.Array) -> jax.Array:
     return leaf_norm(x) / max(x.size, 1) ** 0.5
 
 
-def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> jax.Array:
-    """The mean of nonnegative numbers, which is finite where they are; 0 for an empty array."""
-    count = x.size if axis is None else x.shape[axis]
-    half = jnp.sum(x * (0.5 / max(count, 1)), axis, keepdims=keepdims)
-    return jnp.where(jnp.isinf(half), half, 2 * jnp.minimum(half, jnp.finfo(x.dtype).max / 2))
-
-
 def tree_norm(arrays: list[jax.Array]) -> jax.Array:
     """The Euclidean norm of one array or more together, with the reach of `leaf_norm`."""
     return leaf_norm(jnp.stack([leaf_norm(x).astype(scalar_dtype()) for x in arrays]))

@@ -1,0 +1,40 @@
+"""A matrix of nonnegative numbers from the means of its rows and columns."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core.signal import safe_divide, safe_sqrt
+
+
+def longest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
+    """The axes of the rows and of the columns: the two longest, the columns' last; None if one is shorter than `least`."""
+    if len(shape) < 2:
+        return None
+    *_, rows, columns = (int(i) for i in np.argsort(shape))
+    return None if shape[rows] < max(least, 1) else (rows, columns)
+
+
+def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> jax.Array:
+    """The mean of nonnegative numbers, which is finite where they are; 0 for an empty array."""
+    count = x.size if axis is None else x.shape[axis]
+    half = jnp.sum(x * (0.5 / max(count, 1)), axis, keepdims=keepdims)
+    return jnp.where(jnp.isinf(half), half, 2 * jnp.minimum(half, jnp.finfo(x.dtype).max / 2))
+
+
+def from_means(row: jax.Array, column: jax.Array, rows: int, columns: int) -> jax.Array:
+    """The outer product of both over the mean of the first, by their roots: neither over- nor underflows on the way.
+
+    Args:
+        row: the means over the axis `columns`, without it.
+        column: the means over the axis `rows`, without it.
+        rows: the axis of the rows.
+        columns: the axis of the columns.
+    """
+    overall = mean(row, rows - (rows > columns), keepdims=True)
+    share = safe_divide(safe_sqrt(row), safe_sqrt(overall))
+    root = jnp.expand_dims(share, columns) * jnp.expand_dims(safe_sqrt(column), rows)
+    largest = jnp.finfo(root.dtype).max
+    return jnp.minimum(jnp.square(root), jnp.where(jnp.isinf(root), jnp.inf, largest))
