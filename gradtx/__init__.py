@@ -215,6 +215,8 @@ from gradtx._wrappers.loss_scaling import dynamic_loss_scale as dynamic_loss_sca
 from gradtx._wrappers.loss_scaling import loss_scale as loss_scale
 from gradtx._wrappers.restarts import RestartState as RestartState
 from gradtx._wrappers.restarts import restart_every as restart_every
+from gradtx._wrappers.sharding import ShardState as ShardState
+from gradtx._wrappers.sharding import shard_state as shard_state
 from gradtx._wrappers.sharpness import SAMState as SAMState
 from gradtx._wrappers.sharpness import sam as sam
 from gradtx._wrappers.skipping import SkipState as SkipState

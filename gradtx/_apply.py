@@ -88,6 +88,7 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
     """
     if not isinstance(tx, Transform):
         raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
+    tx = tx._placed_at(params)
     static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v))
     arrays = {k: v for k, v in extra.items() if not callable(v)}
     if not donate:
@@ -110,8 +111,7 @@ def _unshared(donated: Any, kept: Any) -> Any:
 def _step(
     static: tuple[tuple[str, Any], ...], tx: Transform, params: Any, state: Any, grads: Any, extra: dict[str, Any]
 ) -> tuple[Any, Any]:
-    updates, state = tx.update(grads, state, params, **dict(static), **extra)
-    return apply_updates(params, updates), state
+    return tx._step(apply_updates, params, state, grads, {**dict(static), **extra})
 
 
 _keeping_step = functools.partial(jax.jit, static_argnums=0)(_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Self
 
 import optax
@@ -74,6 +74,17 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
             ValueError: several have, or the value is out of range.
         """
         return addresses.replace(self, {**(changes or {}), **by_name})
+
+    def _placed_at(self, params: Any) -> Self:
+        """The same transformation, knowing where these parameters lie, if that matters to it."""
+        return self
+
+    def _step(
+        self, apply: Callable[[Any, Any], Any], params: Any, state: Any, grads: Any, extra: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        """New parameters and state, traced: what `gradtx.step` computes."""
+        updates, state = self.update(grads, state, params, **extra)
+        return apply(params, updates), state
 
     def __repr__(self) -> str:
         name = self.__dict__.get("_name")

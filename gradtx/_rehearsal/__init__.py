@@ -1,0 +1,1 @@
+"""A training step compiled for machines that are not there, and what its program says."""

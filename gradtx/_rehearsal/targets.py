@@ -1,0 +1,131 @@
+"""Machines to compile for that need not exist: TPU slices by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+# Read when libtpu loads: do not look for a TPU, nor for the lock file that keeps it to one process.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
+
+
+class Chip(NamedTuple):
+    """A kind of TPU chip.
+
+    Attributes:
+        dimensions: of the grid that its slices are cut from.
+        largest: chips in its largest slice; libtpu ends the process for larger ones.
+        memory: bytes of HBM for one device as JAX counts them; a v4 chip is two.
+    """
+
+    dimensions: int
+    largest: int
+    memory: int
+
+
+# Google Cloud's pages on each version.
+CHIPS = {
+    "v4": Chip(3, 4096, 16 << 30),
+    "v5e": Chip(2, 256, 16 << 30),
+    "v5p": Chip(3, 8960, 95 << 30),
+    "v6e": Chip(2, 256, 32 << 30),
+}
+
+
+def parse(topology: str) -> tuple[str, tuple[int, ...]]:
+    """The chip and the grid of a name such as `v5p:4x4x4`.
+
+    Raises:
+        ValueError: it is no such name, or that chip has no such slices.
+    """
+    match = re.fullmatch(r"(v\w+):(\d+(?:x\d+)*)", topology) if isinstance(topology, str) else None
+    if match is None or match[1] not in CHIPS:
+        raise ValueError(
+            f"expected a topology such as 'v5e:2x4' or 'v5p:4x4x4', of one of {', '.join(CHIPS)}; got {topology!r}"
+        )
+    chip, grid = CHIPS[match[1]], tuple(map(int, match[2].split("x")))
+    if len(grid) != chip.dimensions or not 0 < math.prod(grid) <= chip.largest:
+        raise ValueError(
+            f"topology {topology!r}: expected {chip.dimensions} sizes, at most {chip.largest:,} chips in all, for {match[1]}"
+        )
+    return match[1], grid
+
+
+def devices_of(topology: str) -> list[Any]:
+    """The devices of a TPU slice, to compile for.
+
+    Raises:
+        ImportError: libtpu is not installed.
+        ValueError: there is no such slice.
+    """
+    parse(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError('compiling for a TPU needs its compiler: pip install libtpu, or "gradtx[rehearsal]"')
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:  # of a type of its own for each cause
+        raise ValueError(f"topology {topology!r}: libtpu refuses it: {error}") from error
+
+
+def topology_mesh(topology: str, axes: dict[str, int] | None = None, *, explicit: bool = False) -> Mesh:
+    """A mesh over a TPU slice that need not be there, to compile programs for.
+
+    Args:
+        topology: the slice: `"v5e:2x4"`, `"v5p:4x4x4"`, `"v6e:16x16"`, `"v4:2x2x4"`.
+        axes: the sizes of the mesh's axes, by name; their product is the number of devices. None is one axis, `"data"`.
+        explicit: whether shardings over the axes are part of the arrays' types.
+
+    Raises:
+        ImportError: libtpu is not installed.
+        ValueError: there is no such slice, or the sizes do not fit it.
+    """
+    devices = devices_of(topology)
+    axes = {"data": len(devices)} if axes is None else dict(axes)
+    if math.prod(axes.values()) != len(devices):
+        raise ValueError(
+            f"topology_mesh: {topology} has {len(devices):,} devices, and the axes {axes} need {math.prod(axes.values()):,}"
+        )
+    kind = AxisType.Explicit if explicit else AxisType.Auto
+    return Mesh(_arranged(devices, tuple(axes.values())), tuple(axes), axis_types=(kind,) * len(axes))
+
+
+def _arranged(devices: list[Any], sizes: tuple[int, ...]) -> Any:
+    """Devices so that neighbours on the mesh are neighbours on the grid, where that can be."""
+    from jax.experimental import mesh_utils
+
+    try:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, ValueError, AssertionError):
+        return np.array(devices).reshape(sizes)
+
+
+def memory_of(device: Any) -> int | None:
+    """The bytes of HBM of a device, where its kind is known."""
+    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
+    name = kinds.get(device.device_kind)
+    return CHIPS[name].memory if name else None
+
+
+def platform_of(devices: list[Any]) -> str:
+    """What programs for these devices are lowered for."""
+    return str(getattr(devices[0], "platform", jax.default_backend()))

@@ -1,0 +1,316 @@
+"""State split over the devices that hold the same parameters: the same training, a part of the memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from zoo import OPTIMIZERS, Row
+
+import gradtx
+from gradtx._placements import split_spec
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHAPES = {"matrix": (16, 24), "vector": (16,), "odd": (9, 7)}
+CHAINS = {
+    "clip_adamw": lambda: gradtx.chain(
+        gradtx.clip_by_global_norm(1.0), gradtx.adamw(1e-2), gradtx.average_parameters(0.9)
+    ),
+    "groups": lambda: gradtx.by_path(
+        {"vector": gradtx.sgd(0.1, momentum=0.9), "odd": "frozen", "**": gradtx.lion(1e-2)}
+    ),
+    "accumulate": lambda: gradtx.accumulate_gradients(gradtx.adam(1e-2), 2),
+    "muon": lambda: gradtx.muon(1e-2),
+    "noise": lambda: gradtx.noisy_sgd(1e-2),
+    "inject": lambda: gradtx.inject_hyperparams(gradtx.adafactor(1e-2, min_dim_size_to_factor=8)),
+}
+ELEMENTWISE = {"groups", "accumulate", "noise"}
+LAYOUTS = {
+    "replicated": {},
+    "tensor": {"matrix": (None, "model"), "vector": ("model",)},
+}
+
+
+def mesh_of(kind: AxisType = AxisType.Auto, sizes: tuple[int, ...] = (4, 2)) -> jax.sharding.Mesh:
+    return jax.make_mesh(sizes, ("data", "model")[: len(sizes)], axis_types=(kind,) * len(sizes))
+
+
+def words(mesh: Any, spec: tuple[Any, ...], ndim: int) -> PartitionSpec:
+    """A spec as compiled steps return it: on explicit axes, an entry a dimension."""
+    return PartitionSpec(*spec, *[None] * (ndim - len(spec) if AxisType.Explicit in mesh.axis_types else 0))
+
+
+def placed(
+    mesh: jax.sharding.Mesh, layout: dict[str, Any], seed: int, dtype: Any = jnp.float32
+) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    return {
+        name: jax.device_put(
+            np.asarray(rng.normal(size=shape), dtype),
+            NamedSharding(mesh, words(mesh, layout.get(name, ()), len(shape))),
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def whole(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
+
+
+def train(tx: Any, mesh: Any, layout: Any, steps: int = 2) -> tuple[Any, Any]:
+    params = placed(mesh, layout, 0)
+    state = tx.init(params)
+    for i in range(steps):
+        params, state = gradtx.step(tx, params, state, placed(mesh, layout, i + 1))
+    return params, state
+
+
+def assert_placed(params: Any, state: Any, tx: Any, mesh: Any, layout: Any) -> None:
+    """Parameters where they were, the state where `state_shardings` says, and split as far as it goes."""
+    for name, p in params.items():
+        assert p.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(*layout.get(name, ()))), p.ndim), name
+    for said, x in zip(jax.tree.leaves(gradtx.state_shardings(tx, params)), jax.tree.leaves(state)):
+        assert said.is_equivalent_to(x.sharding, x.ndim)
+        if any(n % 4 == 0 for n in x.shape) and x.sharding.shard_shape(x.shape) != x.shape:
+            assert x.addressable_shards[0].data.size <= x.size // 4
+
+
+@pytest.mark.parametrize(("name", "layout"), [("clip_adamw", "replicated"), *((name, "tensor") for name in CHAINS)])
+def test_it_trains_as_without(name, layout):
+    mesh, tx = mesh_of(), CHAINS[name]()
+    sharded = gradtx.shard_state(tx, mesh, min_size=8)
+    params, state = train(sharded, mesh, LAYOUTS[layout])
+    assert_placed(params, state, sharded, mesh, LAYOUTS[layout])
+    expected = whole(train(tx, mesh, {}))
+    assert jax.tree.structure(state) == jax.tree.structure(expected[1])
+    for got, want in zip(jax.tree.leaves((params, state)), jax.tree.leaves(expected)):
+        # To the last place (another program may fuse a product and a sum), or a sum's order, which Muon's iteration amplifies.
+        rtol, atol = (1.2e-7, 1e-9) if name in ELEMENTWISE else (2e-4, 2e-5)
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=atol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=lambda row: row.name)
+def test_every_optimizer_trains_as_without(row: Row, layout):
+    mesh, tx = mesh_of(), row.build()
+    sharded = gradtx.shard_state(tx, mesh, min_size=8)
+    extra = row.keywords
+
+    def train(tx: Any, layout: Any) -> Any:
+        params = placed(mesh, layout, 0)
+        state = tx.init(params)
+        for i in range(3):
+            params, state = gradtx.step(tx, params, state, placed(mesh, layout, i + 1), **extra)
+        return params, state
+
+    params, state = train(sharded, LAYOUTS[layout])
+    assert_placed(params, state, sharded, mesh, LAYOUTS[layout])
+    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(train(tx, {})[0])):
+        np.testing.assert_allclose(got, np.asarray(want), rtol=1e-3, atol=1e-4)
+
+
+def test_explicit_axes():
+    """Also inside a jitted training step, where the parameters' types say how they lie."""
+    mesh, tx = mesh_of(AxisType.Explicit), CHAINS["clip_adamw"]()
+    layout = LAYOUTS["tensor"]
+    expected = whole(train(tx, mesh_of(), {}))
+    sharded = gradtx.shard_state(tx, mesh, min_size=8)
+    step = jax.jit(lambda p, s, g: gradtx.step(sharded, p, s, g))
+    with jax.set_mesh(mesh):
+        for init in (sharded.init, jax.jit(sharded.init)):
+            params = placed(mesh, layout, 0)
+            state = init(params)
+            for i in range(2):
+                params, state = step(params, state, placed(mesh, layout, i + 1))
+            assert_placed(params, state, sharded, mesh, layout)
+            for got, want in zip(jax.tree.leaves((params, state)), jax.tree.leaves(expected)):
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert step._cache_size() == 1
+
+
+def test_inside_a_jitted_step():
+    """`gradtx.step` and Optax's protocol, automatic axes: told how the parameters lie, where they are split."""
+    mesh, layout = mesh_of(), LAYOUTS["tensor"]
+    params, grads = placed(mesh, layout, 0), placed(mesh, layout, 1)
+    tx = gradtx.shard_state(gradtx.adamw(1e-2), mesh, min_size=8, params=params)
+    state = jax.jit(tx.init)(params)
+    assert_placed(params, state, tx, mesh, layout)
+    expected = gradtx.step(tx, params, state, grads, donate=False)
+    for apply_updates in (gradtx.apply_updates, optax.apply_updates):
+
+        def by_hand(params: Any, state: Any, grads: Any, apply_updates: Any = apply_updates) -> Any:
+            updates, state = tx.update(grads, state, params)
+            return apply_updates(params, updates), state
+
+        new, after = jax.jit(by_hand)(params, state, grads)
+        assert_placed(new, after, tx, mesh, layout)
+        for got, want in zip(jax.tree.leaves((new, after)), jax.tree.leaves(expected)):
+            np.testing.assert_allclose(got, np.asarray(want), rtol=1e-6, atol=1e-7)
+    step = jax.jit(lambda p, s, g: gradtx.step(tx, p, s, g), donate_argnums=(0, 1))
+    for seed in (1, 2):
+        params, state = step(params, state, placed(mesh, layout, seed))
+    assert_placed(params, state, tx, mesh, layout)
+    assert step._cache_size() == 1
+
+
+def test_what_nobody_can_see_is_asked_for():
+    mesh = mesh_of()
+    tx, params = gradtx.shard_state(gradtx.adam(1e-2), mesh, min_size=8), placed(mesh_of(), {}, 0)
+    with pytest.raises(
+        ValueError, match=r"leaf matrix: inside jax.jit.* along 'model'.*shard_state\(..., params=params\)"
+    ):
+        jax.jit(tx.init)(params)
+    alone = mesh_of(sizes=(8,))  # here there is nothing to ask
+    tx, params = gradtx.shard_state(gradtx.adam(1e-2), alone, min_size=8), placed(alone, {}, 0)
+    assert_placed(params, jax.jit(tx.init)(params), tx, alone, {})
+
+
+def test_each_device_holds_its_part():
+    mesh = mesh_of(sizes=(8,))
+    params = {"w": jnp.ones((256, 512)), "b": jnp.ones(512)}
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    tx = gradtx.shard_state(gradtx.adamw(1e-3), mesh)
+    state = tx.init(params)
+    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+    assert held == 2 * 4 * (256 * 512 // 8 + 512) + 4
+    assert f"state: {held:,} bytes a device of {2 * 4 * (256 * 512 + 512) + 4:,} over 'data'" in tx.table(params)
+    assert "not split: fewer than min_size elements" in tx.table(params)
+    assert (
+        len(
+            {
+                x.unsafe_buffer_pointer()
+                for x in (y.addressable_shards[0].data for y in jax.tree.leaves((params, state)))
+            }
+        )
+        == 7
+    )
+
+
+def test_large_arrays_that_mirror_no_parameter_are_split_too():
+    """SOAP's factors and eigenbases are squares of its parameters' sides."""
+    mesh = mesh_of(sizes=(8,))
+    params = {"w": jax.device_put(jnp.ones((64, 128)), NamedSharding(mesh, PartitionSpec()))}
+    state = gradtx.shard_state(gradtx.soap(1e-3), mesh, min_size=1024).init(params)
+    for x in jax.tree.leaves(state):
+        assert x.addressable_shards[0].data.size == (x.size // 8 if x.ndim > 1 else x.size)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec", "expected"),
+    [
+        ((64, 256), (), (None, "data")),  # 256 / 2 fills tiles as 64 / 2 does: the longest
+        ((64, 128), (), ("data", None)),  # 128 / 2 would be padded to 128
+        ((128, 128), (), ("data", None)),  # the first of equals
+        ((7, 5), (), (None, None)),
+        ((7, 6), (), (None, "data")),
+        ((64, 256), (None, "model"), ("data", "model")),  # whole before split
+        ((63, 256), (None, "model"), (None, ("model", "data"))),
+        ((63, 12), (None, "model"), (None, "model")),  # 12 / 8 would be split, 2 does not divide it
+        ((64, 256), ("data",), ("data", None)),
+        ((4,), (), ("data",)),
+        ((2,), (), (None,)),  # fewer than min_size
+        ((0, 4), (), (None, None)),
+        ((), (), ()),
+    ],
+)
+def test_the_rule(shape, spec, expected):
+    mesh = jax.sharding.AbstractMesh((2, 4), ("data", "model"))
+    got = split_spec(shape, PartitionSpec(*spec), mesh, ("data",), 4)
+    assert got == expected
+    for n, names in zip(shape, got):
+        assert n % math.prod(mesh.shape[a] for a in ([names] if isinstance(names, str) else names or ())) == 0
+
+
+def test_several_axes():
+    mesh = jax.sharding.AbstractMesh((2, 4), ("pod", "data"))
+    assert split_spec((64, 512), PartitionSpec(), mesh, ("pod", "data"), 0) == ("data", "pod")
+    assert split_spec((63, 512), PartitionSpec(), mesh, ("pod", "data"), 0) == (None, ("pod", "data"))
+
+
+def test_it_prints_and_compares():
+    mesh = jax.sharding.AbstractMesh((8,), ("data",))
+    tx = gradtx.shard_state(gradtx.sgd(0.1), mesh)
+    assert repr(tx).startswith("shard_state(chain(scale_by_learning_rate(0.1)), mesh=AbstractMesh(")
+    assert tx == gradtx.shard_state(gradtx.sgd(0.1), mesh) != gradtx.shard_state(gradtx.sgd(0.1), mesh, min_size=3)
+    assert pickle.loads(pickle.dumps(tx)) == tx
+    assert tx.replace(learning_rate=0.2) == gradtx.shard_state(gradtx.sgd(0.2), mesh)
+    with pytest.raises(TypeError, match="cannot pickle shard_state.*pickle what is inside"):
+        pickle.dumps(gradtx.shard_state(gradtx.sgd(0.1), mesh_of()))
+
+
+def test_bad_arguments():
+    mesh, adam = mesh_of(), gradtx.adam(1e-2)
+    with pytest.raises(ValueError, match=r"the mesh's axes 'data', 'model', got 'batch'"):
+        gradtx.shard_state(adam, mesh, "batch")
+    with pytest.raises(TypeError, match=r"mesh=...\): expected a jax.sharding.Mesh, got 'data'"):
+        gradtx.shard_state(adam, "data")
+    with pytest.raises(ValueError, match=r"min_size=...\): expected an integer >= 0, got 0.5"):
+        gradtx.shard_state(adam, mesh, min_size=0.5)
+    with pytest.raises(TypeError, match="expected a gradtx or Optax transformation"):
+        gradtx.shard_state(gradtx.adam, mesh)
+
+
+def test_parameters_that_are_elsewhere():
+    """The running state is untouched by what is refused."""
+    mesh = mesh_of()
+    tx = gradtx.shard_state(gradtx.adam(1e-2), mesh)
+    one = {"w": jax.device_put(jnp.ones(8), jax.devices()[1])}
+    with pytest.raises(ValueError, match=r"leaf w: expected a parameter on Mesh.*device_put\(params, NamedSharding"):
+        tx.init(one)
+    other = jax.make_mesh((8,), ("data",))
+    elsewhere = {"w": jax.device_put(jnp.ones(8), NamedSharding(other, PartitionSpec()))}
+    with pytest.raises(
+        ValueError, match="leaf w: expected a parameter on Mesh.*'model': 2.*, got one on Mesh.*'data': 8"
+    ):
+        tx.init(elsewhere)
+    params = {"w": jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec()))}
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="leaf w: expected a parameter on Mesh"):
+        gradtx.step(tx, elsewhere, state, elsewhere)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        tx.update(params, state)
+    with pytest.raises(ValueError, match="built for a tree of 2 parameters, and is given one of 1"):
+        specs = {"w": PartitionSpec(), "v": PartitionSpec("model")}
+        gradtx.shard_state(gradtx.adam(1e-2), mesh, params=specs).init(params)
+    assert not any(x.is_deleted() for x in jax.tree.leaves((params, state)))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
+def test_programs_for_a_tpu():
+    """Each matrix's gradient is reduced and scattered, each parameter gathered once, and the rest is the recipe's."""
+    names = ["whole state", "shard_state", "the same by hand", "shard_state, matrices in 2 parts"]
+    command = [sys.executable, "-m", "benchmarks.zero", "--json", "--layers", "2", "--only", *names]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {row["case"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert list(rows) == names
+    whole, ours, recipe, tensor = rows.values()
+    # Two matrices of 2048 x 4096, split; biases of 2048 and 4096, whole; a count. Two moments of each.
+    assert ours["state_bytes"] == 2 * 4 * (2 * 2048 * 4096 // 8 + 2048 + 4096) + 4
+    assert ours["argument_bytes"] - ours["state_bytes"] == whole["argument_bytes"] - whole["state_bytes"]
+    assert whole["counts"]["all-reduce"] == 1
+    assert ours["counts"] == {"all-reduce": 1, "all-gather": 2, "reduce-scatter": 2}  # the all-reduce is of the biases
+    assert ours["gathered"] == {"f32[2048,4096]": 1, "f32[4096,2048]": 1}
+    assert ours["sent_bytes"] == pytest.approx(whole["sent_bytes"], rel=1e-3)
+    for size in ("temp_bytes", "peak_bytes"):
+        assert ours[size] <= recipe[size]
+        assert ours[size] < whole[size]
+    # With each matrix in 2 parts already, 4 devices share one: the same parts of the state, gathered into halves.
+    assert tensor["state_bytes"] == 2 * 4 * (2 * 2048 * 4096 // 8 + 2048 + 4096 // 2) + 4
+    assert tensor["gathered"] == {"f32[2048,2048]": 2}
+    assert tensor["counts"]["reduce-scatter"] == 2
