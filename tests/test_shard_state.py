@@ -314,3 +314,17 @@ def test_programs_for_a_tpu():
     assert tensor["state_bytes"] == 2 * 4 * (2 * 2048 * 4096 // 8 + 2048 + 4096 // 2) + 4
     assert tensor["gathered"] == {"f32[2048,2048]": 2}
     assert tensor["counts"]["reduce-scatter"] == 2
+
+
+def test_parameters_are_rounded_to_the_same_bits():
+    """The random bits of stochastic rounding follow from an element's place in the whole array."""
+    mesh = mesh_of(sizes=(8,))
+    tx = gradtx.chain(gradtx.adamw(1e-3), gradtx.stochastic_rounding())
+    params, grads = placed(mesh, {}, 0, jnp.bfloat16), placed(mesh, {}, 1, jnp.bfloat16)
+    sharded = gradtx.shard_state(tx, mesh, min_size=8)
+    assert gradtx.memory_plan(sharded, params).rows[1].device_bytes == 4 * (16 * 24 // 8 + 16 // 8 + 9 * 7)
+    for got, want in zip(
+        jax.tree.leaves(gradtx.step(sharded, params, sharded.init(params), grads, donate=False)),
+        jax.tree.leaves(gradtx.step(tx, params, tx.init(params), grads, donate=False)),
+    ):
+        np.testing.assert_array_equal(got, want)

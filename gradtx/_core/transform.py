@@ -110,9 +110,11 @@ class Wrapper(Transform):
 
     Attributes:
         transforms: what is inside: one transformation, or several.
+        transparent: whether its state is that of the one inside, and no field of another.
     """
 
     held: ClassVar[tuple[str, ...]] = ("inner",)
+    transparent: ClassVar[bool] = False
 
     transforms: tuple[Any, ...] = stage_field()
 

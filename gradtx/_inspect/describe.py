@@ -211,7 +211,8 @@ class _Found:
         found = cls(parameters, {}, {})
         for part in walk.parts(tx, jax.eval_shape(tx.init, params)):
             if not isinstance(part.tx, Stage):
-                own = [name for name in part.state._fields if name not in part.tx.held]
+                alone = not getattr(part.tx, "transparent", False)
+                own = [name for name in part.state._fields if name not in part.tx.held] if alone else []
                 found.kept[part.way] = tuple(found.slot(name, getattr(part.state, name)) for name in own)
                 continue
             acts = _where_stages_act(plan_for(jax.tree.structure(part.tx)), params)

@@ -169,6 +169,9 @@ def _device_bytes(x: Any) -> int:
 
 def _arrays(tx: Any, state: Any, group: str | None = None) -> Iterator[tuple[str | None, str, Any]]:
     """Every array of a state, with the group and the slot that it belongs to."""
+    if getattr(tx, "transparent", False):
+        yield from _arrays(tx.tx, state, group)
+        return
     if not isinstance(tx, Stage):
         held = dict(zip(getattr(tx, "held", ()), getattr(tx, "transforms", ()), strict=True))
         for field in state._fields if held else ():

@@ -64,6 +64,9 @@ def _scope(inside: list[Position]) -> list[Position]:
 def parts(tx: Any, state: Any, way: Way = ()) -> Iterator[Part]:
     """The transformation itself, and every chain and wrapper inside it, from the outside in."""
     yield Part(way, tx, state)
+    if getattr(tx, "transparent", False):
+        yield from parts(tx.tx, state, (*way, ("transforms", 0)))
+        return
     if not isinstance(tx, Stage):
         for i, (inside, field) in enumerate(zip(tx.transforms, tx.held, strict=True)):  # type: ignore[attr-defined]
             yield from parts(inside, getattr(state, field), (*way, ("transforms", i)))
@@ -92,6 +95,8 @@ def fits(tx: Any, state: Any) -> bool:
             if not isinstance(stage, Opaque) and (set(entry) if isinstance(entry, dict) else set()) != names:
                 return False
         return True
+    if getattr(tx, "transparent", False):
+        return fits(tx.tx, state)
     if not all(hasattr(state, field) for field in tx.held) or not tx.held:
         return False
     kind = getattr(tx, "state_type", None)

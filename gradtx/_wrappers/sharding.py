@@ -29,6 +29,7 @@ class ShardState(Wrapper):
     placements: Any = None
 
     built_by: ClassVar[str] = "shard_state"
+    transparent: ClassVar[bool] = True
 
     # ---- Optax's protocol ----
 
