@@ -151,6 +151,8 @@ from gradtx._primitives.layerwise import scale_by_trust_ratio as scale_by_trust_
 from gradtx._primitives.layerwise import shrinking_step as shrinking_step
 from gradtx._primitives.leaf_clipping import clip_by_leaf_norm as clip_by_leaf_norm
 from gradtx._primitives.leaf_clipping import clip_by_surprise as clip_by_surprise
+from gradtx._primitives.line_searches import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
+from gradtx._primitives.line_searches import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from gradtx._primitives.matrices import MuonDimensionNumbers as MuonDimensionNumbers
 from gradtx._primitives.moments import ema_centered_moment as ema_centered_moment
 from gradtx._primitives.moments import ema_first_moment as ema_first_moment

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import samples
+import zoo
 
 import gradtx
 
@@ -94,6 +95,53 @@ def test_order_errors():
 
 
 def test_by_optax_s_transformation_in_between():
-    tx = gradtx.chain(gradtx.capture_gradient(), optax.scale(-1.0), gradtx.cautious())
-    for leaf in jax.tree.leaves(last_update(tx)):
-        np.testing.assert_array_equal(leaf, 0)
+    def chain(*arguments):
+        return gradtx.chain(gradtx.capture_gradient(), optax.trace(0.5), optax.scale(-0.5), gradtx.cautious(*arguments))
+
+    def last(tx):
+        params = {"w": PARAMS["w"]}
+        state = tx.init(params)
+        for g in GRADS:
+            updates, state = tx.update({"w": g["w"]}, state, params)
+        return updates["w"]
+
+    with pytest.raises(ValueError, match=r"whether optax.* turns the update .* cautious\(descends=True\)"):
+        chain().init(PARAMS)
+    plain = -0.5 * last(optax.trace(0.5))
+    for descends in (True, False):
+        keeps = (plain * GRADS[-1]["w"] < 0) == descends
+        np.testing.assert_allclose(last(chain(descends)), np.where(keeps, plain, 0) / keeps.mean(), rtol=1e-5)
+
+
+NOT_DOWN = {"ema": "it averages, and does not descend"}
+AS_IT_IS = {"adam_l2", "mars", "lars"}  # estimators of their own, behind what has changed or turned the gradient
+
+
+@pytest.mark.parametrize("row", zoo.OPTIMIZERS, ids=lambda row: row.name)
+def test_behind_every_optimizer_no_step_goes_against_the_gradient(row):
+    front = [] if row.name in AS_IT_IS else [gradtx.capture_gradient()]
+    whole = row.build(weight_decay=0.0) if row.name == "lars" else row.build()
+    tx = gradtx.chain(*front, whole, gradtx.cautious())
+    params = {"m": jnp.arange(-6.0, 6.0).reshape(3, 4) / 4}
+    kept, sign = 0, -1 if row.name in NOT_DOWN else 1
+    with jax.disable_jit():  # operation by operation: nothing to compile
+        state = tx.init(params)
+        for seed in range(2):
+            gradients = samples.grads_like(params, seed)
+            updates, state = tx.update(gradients, state, params, **row.keywords)
+            params = optax.apply_updates(params, updates)
+            u, g = np.asarray(updates["m"]), np.asarray(gradients["m"])
+            if row.name not in AS_IT_IS - {"lars"}:
+                assert (sign * u * g <= 0).all()
+            kept += np.count_nonzero(u)
+    assert kept
+
+
+@pytest.mark.parametrize("factor", [-0.5, 0.5, lambda count: -0.5 + 0.0 * count], ids=["back", "on", "schedule"])
+def test_the_sign_of_factors(factor):
+    stage = gradtx.scale_by_schedule(factor) if callable(factor) else gradtx.scale(factor)
+    tx = gradtx.chain(gradtx.trace(0.5), stage, gradtx.cautious())
+    bare = gradtx.chain(gradtx.trace(0.5), gradtx.cautious())
+    found, expected = last_update(tx), last_update(bare)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], expected[name] * (0.5 if factor == 0.5 else -0.5), rtol=1e-6)

@@ -1,5 +1,7 @@
 """L-BFGS on functions: against its oracle and Optax step by step, with line searches, to a minimum."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,10 +58,13 @@ def test_optax_step_by_step(function, start, linesearch):
     start = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), start)
     keywords = {"memory_size": 4}
     if linesearch == "backtracking":
-        keywords["linesearch"] = optax.scale_by_backtracking_linesearch(15)
+        keywords["linesearch"] = gradtx.scale_by_backtracking_linesearch(15)
     elif linesearch is None:
         keywords.update(linesearch=None, learning_rate=1e-3)
-    ours, theirs = (path(m.lbfgs(**keywords), function, start, 15) for m in (gradtx, optax))
+    ours = path(gradtx.lbfgs(**keywords), function, start, 15)
+    if linesearch == "backtracking":
+        keywords["linesearch"] = optax.scale_by_backtracking_linesearch(15)
+    theirs = path(optax.lbfgs(**keywords), function, start, 15)
     for a, b in zip(ours, theirs, strict=True):
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-8)
@@ -119,6 +124,22 @@ def test_any_units(scale):
         # The first step is limited in length, and so depends on the unit.
         params = params + updates if step else 0.99 * params
     assert float(quadratic(params)) < 1e-2 * float(quadratic(start))
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [gradtx.lbfgs(), gradtx.lbfgs(0.5, linesearch=gradtx.scale_by_backtracking_linesearch(15, store_grad=True))],
+    ids=["zoom", "backtracking"],
+)
+def test_a_line_search_is_data(tx):
+    """It prints as what builds it, compares, hashes, pickles, and is addressed by name."""
+    assert eval(repr(tx), vars(gradtx)) == tx == pickle.loads(pickle.dumps(tx))
+    assert hash(eval(repr(tx), vars(gradtx))) == hash(tx)
+    other = tx.replace(slope_rtol=1e-3)
+    assert other != tx
+    assert "slope_rtol=0.001" in repr(other)
+    state = tx.init(jnp.ones(3))
+    assert jax.tree.structure(state) == jax.tree.structure(other.init(jnp.ones(3)))
 
 
 def test_a_line_search_asks_for_what_it_needs():

@@ -258,6 +258,8 @@ def _check_order(stages: tuple[st.Stage, ...]) -> None:
         for need in stage.requires:
             if need in _ESTIMATORS and need not in frame:
                 raise ValueError(f"{label(stage)} needs {_ESTIMATORS[need]} before it in its scope, and there is none")
+        if isinstance(stage, st.Foreign) and frame.get("captured"):
+            frame["foreign"] = stage
         if isinstance(stage, st.Leafwise):
             stage.check_place(frame)
         moment = getattr(stage, "estimates", None)

@@ -339,4 +339,7 @@ def _run_foreign(
             )
     if ours and segment.last:
         updates = [u.astype(here.out(i)) for i, u in zip(chosen, updates, strict=True)]
-    return {i: update if segment.last else signals[i].write(update) for i, update in zip(chosen, updates, strict=True)}
+    if segment.last:
+        return dict(zip(chosen, updates, strict=True))
+    written = {i: signals[i].write(update) for i, update in zip(chosen, updates, strict=True)}
+    return {i: s.replace(sense=s.sense.turned()) if stage.turns else s for i, s in written.items()}

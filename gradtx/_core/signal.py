@@ -78,6 +78,36 @@ class SecondMoment:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Sense:
+    """How often, and by which numbers, an update was turned.
+
+    Attributes:
+        opposed: whether by a learning rate.
+        sign: scalar, the sign of all other factors, or None for 1.
+    """
+
+    opposed: bool = dataclasses.field(default=False, metadata={"static": True})
+    sign: Array | None = None
+
+    def turned(self) -> Sense:
+        """The same behind a learning rate."""
+        return Sense(not self.opposed, self.sign)
+
+    def times(self, other: Sense) -> Sense:
+        """One turn behind another; also the turn from one to the other."""
+        sign = other.sign if self.sign is None else self.sign
+        if self.sign is not None and other.sign is not None:
+            sign = self.sign * other.sign
+        return Sense(self.opposed != other.opposed, sign)
+
+    def of(self, x: Array) -> Array:
+        """`x`, turned back."""
+        x = -x if self.opposed else x
+        return x if self.sign is None else x * self.sign
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Signal:
     """The record that stages read and write, for one parameter.
 
@@ -90,7 +120,8 @@ class Signal:
         outer: the signal around the current scope.
         fresh: whether `update` still is `first.raw`.
         clamp: whether this scope squares its gradient, which then must not overflow.
-        opposed: whether a learning rate has turned the update against the gradient of this scope.
+        sense: how stages have turned the update since it came into this scope.
+        captured_as: the sense of what was captured as the gradient.
         marks: updates of earlier in this scope, by the name under which a stage put them here for one that follows.
     """
 
@@ -102,7 +133,8 @@ class Signal:
     outer: Signal | None = None
     fresh: bool = dataclasses.field(default=False, metadata={"static": True})
     clamp: bool = dataclasses.field(default=False, metadata={"static": True})
-    opposed: bool = dataclasses.field(default=False, metadata={"static": True})
+    sense: Sense = Sense()
+    captured_as: Sense = Sense()
     marks: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     def write(self, update: Array) -> Signal:
@@ -128,7 +160,7 @@ class Signal:
         if self.gradient is not None:
             return self
         gradient = _clamp(self.update) if self.clamp else self.update
-        return self.replace(gradient=gradient, update=gradient)
+        return self.replace(gradient=gradient, update=gradient, captured_as=self.sense)
 
 
 @jax.custom_jvp

@@ -15,7 +15,7 @@ from gradtx._core.hyperparameters import Decay, stage_field
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
-from gradtx._core.transform import Transform
+from gradtx._core.transform import Transform, Wrapper
 
 
 def _run() -> Any:
@@ -72,11 +72,13 @@ class Stage(Transform):
             `s.param_dtype` then is the dtype of the parameter as it is stored.
         composite: how the stages in it are arranged, if it is made of stages; `"stored"`: as a chain whose slots are kept
             by its `rules`.
+        turns: whether the update it writes goes against the one that came in, as a learning rate makes it.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
     rounds: ClassVar[bool] = False
     composite: ClassVar[Composite | None] = None
+    turns: ClassVar[Any] = False
 
     def init(self, params: Any) -> Any:  # type: ignore[override]
         return _run().init(self, params)
@@ -215,8 +217,23 @@ class Wrapped(Opaque):
     def transformation(self) -> Any:
         return self.transforms[0]
 
+    @property
+    def turns(self) -> bool:
+        return _turns(self.transformation)
+
     def _expression(self) -> str:
         return repr(self.transforms[0])
+
+
+def _turns(tx: Any) -> bool:
+    """Whether a transformation turns the update, as far as its structure and plain numbers tell."""
+    if isinstance(tx, Wrapper):
+        return _turns(tx.tx)
+    if tx.composite is None:
+        return bool(tx.turns)
+    if tx.composite == "groups":
+        return any(map(_turns, tx.stages))
+    return sum(map(_turns, tx.stages)) % 2 == 1
 
 
 class Foreign(Opaque):
@@ -247,8 +264,7 @@ class exit_scope(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         assert signal.outer is not None
-        opposed = signal.outer.opposed != signal.opposed
-        return signal.outer.write(signal.update).replace(opposed=opposed)
+        return signal.outer.write(signal.update).replace(sense=signal.outer.sense.times(signal.sense))
 
 
 def rounds_parameters(tx: Any) -> bool:

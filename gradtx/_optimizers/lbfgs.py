@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import optax
-
 from gradtx._core.chain import chain
 from gradtx._core.stages import Stage
+from gradtx._primitives.line_searches import scale_by_zoom_linesearch
 from gradtx._primitives.quasi_newton import scale_by_lbfgs
 from gradtx._primitives.scaling import scale_by_learning_rate
 from gradtx._storing import stored
 
-_ZOOM = optax.scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
+_ZOOM = scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one")
 
 
 def lbfgs(
@@ -35,8 +34,8 @@ def lbfgs(
         memory_size: how many pairs of steps and changes to keep, >= 1.
         scale_init_precond: whether to start from a scaled identity.
         linesearch: a transformation that chooses $\eta_t$: the default is
-            `optax.scale_by_zoom_linesearch(20, initial_guess_strategy="one")`; `optax.scale_by_backtracking_linesearch`
-            is another. None takes the direction as it is.
+            `scale_by_zoom_linesearch(20, initial_guess_strategy="one")`; `scale_by_backtracking_linesearch` is another, and
+            Optax's own will do (those neither pickle nor compare). None takes the direction as it is.
         storage: how the state is kept, as in `with_storage`; None: float32.
 
     Returns:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.plan import label
-from gradtx._core.signal import Signal
+from gradtx._core.signal import Sense, Signal
 from gradtx._core.stages import Leafwise
 from gradtx._primitives.weight_decay import mask_leaves
 
@@ -48,18 +48,30 @@ class cautious(Leafwise):
 
     Complex elements agree where the angle between them is less than a right one, $\text{Re}(u_i \bar g_i) > 0$.
 
+    Args:
+        descends: whether the update, as it comes in, goes against the gradient, as behind a learning rate. None: as the
+            stages before it have turned it, by learning rates and negative factors.
+
     State:
         none.
 
     Raises:
-        ValueError: nothing before it in its scope has captured the gradient; `capture_gradient()` in front does.
+        ValueError: nothing before it in its scope has captured the gradient; `capture_gradient()` in front does. Or one of
+            Optax's transformations stands in between, of which nothing says whether it turns the update: say `descends`.
 
     Source:
         Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", arXiv:2411.16085, Algorithm 1,
         with the scale of the authors' code (the algorithm has $d / (\sum_i \phi_i + 1)$ for a leaf of $d$ elements).
     """
 
+    descends: bool | None = None
+
     def check_place(self, before: dict[str, Any]) -> None:
+        if self.descends is None and "foreign" in before:
+            raise ValueError(
+                f"cautious cannot know whether {before['foreign']!r} turns the update against the gradient: say "
+                "cautious(descends=True) if it does, as a whole optimizer of Optax's, or cautious(descends=False)"
+            )
         if "captured" not in before:
             raise ValueError(
                 "cautious compares the update with the gradient, which no stage before it in its scope has captured: put "
@@ -67,8 +79,10 @@ class cautious(Leafwise):
             )
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        agrees = _alignment(signal.update, signal.captured)
-        agrees = agrees < 0 if signal.opposed else agrees > 0
+        since = signal.captured_as.times(signal.sense)
+        if self.descends is not None:
+            since = Sense(self.descends)
+        agrees = since.of(_alignment(signal.update, signal.captured)) > 0
         kept = agrees.astype(jnp.finfo(signal.update.dtype).dtype)
         share = jnp.sum(kept) / max(kept.size, 1)
         # A product, not a choice: NaN and infinity stay to be seen.
@@ -113,10 +127,9 @@ class cautious_weight_decay(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         assert signal.param is not None
-        aligned = _alignment(signal.update, signal.param)
-        decays = aligned <= 0 if signal.opposed else aligned >= 0
+        decays = signal.sense.of(_alignment(signal.update, signal.param)) >= 0
         decay = jnp.where(decays, s.weight_decay * signal.param, 0)
-        return signal.write(signal.update - decay if signal.opposed else signal.update + decay)
+        return signal.write(signal.update + signal.sense.of(decay))
 
 
 def _alignment(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -66,6 +66,7 @@ class scale_by_prodigy(Treewise):
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
     squares: ClassVar[bool] = True
+    turns: ClassVar[Any] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +110,8 @@ class scale_by_prodigy(Treewise):
             real = jnp.finfo(signal.update.dtype).dtype
             direction = safe_divide(new["mu"], safe_sqrt(new["nu"]) + eps.astype(real))
             decay = (s.weight_decay * s.correction).astype(real) * signal.param
-            return signal.write(-(s.d * s.learning_rate).astype(real) * (direction + decay))
+            turned = -(s.d * s.learning_rate).astype(real) * (direction + decay)
+            return signal.write(turned).replace(sense=signal.sense.turned())
 
         memory = {"estim_lr": d, "previous_lr": s.d, "numerator": numerator}
         return leaves.replace(signals=[emit(*pair) for pair in pairs], slots=slots, memory=memory)

@@ -146,11 +146,11 @@ class shrinking_step(Leafwise):
     learning_rate: Any = number_field()
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    turns: ClassVar[Any] = True
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         squared = s.learning_rate * s.learning_rate
         root = jnp.sqrt(1 + squared)
         step = (s.learning_rate / root) * signal.update
-        return signal.write(-(step + (squared / (1 + squared + root)) * signal.param)).replace(
-            opposed=not signal.opposed
-        )
+        turned = -(step + (squared / (1 + squared + root)) * signal.param)
+        return signal.write(turned).replace(sense=signal.sense.turned())

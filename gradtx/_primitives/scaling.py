@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Signal, safe_divide
+from gradtx._core.signal import Sense, Signal, safe_divide
 from gradtx._core.stages import Leafwise
 
 Slots = dict[str, jax.Array]
@@ -49,6 +49,11 @@ class scale_by_rms(Leafwise):
         return signal.write(safe_divide(signal.update, signal.second.root(s.eps_root) + s.eps))
 
 
+def _times(signal: Signal, factor: jax.Array) -> Signal:
+    sense = Sense(sign=jnp.where(factor < 0, -jnp.ones_like(factor), jnp.ones_like(factor)))
+    return signal.write(signal.update * factor).replace(sense=signal.sense.times(sense))
+
+
 class scale(Leafwise):
     r"""Multiply the update by a number: $u \leftarrow \text{step\_size} \cdot u$.
 
@@ -61,8 +66,12 @@ class scale(Leafwise):
 
     step_size: Any = number_field()
 
+    @property
+    def turns(self) -> bool:
+        return isinstance(self.step_size, float) and self.step_size < 0
+
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        return signal.write(signal.update * s.step_size)
+        return _times(signal, s.step_size)
 
 
 class scale_by_learning_rate(Leafwise):
@@ -79,9 +88,14 @@ class scale_by_learning_rate(Leafwise):
     learning_rate: Any = number_field()
     flip_sign: bool = True
 
+    @property
+    def turns(self) -> bool:
+        return self.flip_sign
+
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         factor = -s.learning_rate if self.flip_sign else s.learning_rate
-        return signal.write(signal.update * factor).replace(opposed=signal.opposed != self.flip_sign)
+        sense = signal.sense.turned() if self.flip_sign else signal.sense
+        return signal.write(signal.update * factor).replace(sense=sense)
 
 
 class scale_by_schedule(Leafwise):
@@ -97,7 +111,7 @@ class scale_by_schedule(Leafwise):
     step_size_fn: Any = number_field()
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        return signal.write(signal.update * s.step_size_fn)
+        return _times(signal, s.step_size_fn)
 
 
 class scale_by_sign(Leafwise):
