@@ -47,6 +47,12 @@ from gradtx._inspect.probes import Probe as Probe
 from gradtx._inspect.probes import View as View
 from gradtx._inspect.probes import mark as mark
 from gradtx._inspect.probes import probe as probe
+from gradtx._inspect.surgery import carry_state as carry_state
+from gradtx._inspect.surgery import get_slot as get_slot
+from gradtx._inspect.surgery import map_slots as map_slots
+from gradtx._inspect.surgery import reset_slots as reset_slots
+from gradtx._inspect.surgery import set_slot as set_slot
+from gradtx._inspect.surgery import warm_restart as warm_restart
 
 # Groups of parameters by shape
 from gradtx._matrices import axes_are as axes_are

@@ -21,3 +21,4 @@ from gradtx.schedules._pieces import linear_onecycle_schedule as linear_onecycle
 from gradtx.schedules._pieces import piecewise_constant_schedule as piecewise_constant_schedule
 from gradtx.schedules._pieces import piecewise_interpolate_schedule as piecewise_interpolate_schedule
 from gradtx.schedules._pieces import sgdr_schedule as sgdr_schedule
+from gradtx.schedules._pieces import shifted as shifted

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradtx._core.hyperparameters import leaf_field, stage_field
+from gradtx._core.hyperparameters import leaf_field, number_field, stage_field
 from gradtx._core.schedule import ForeignSchedule, Schedule
 from gradtx._core.spec import StaticTree
 from gradtx.schedules._decays import constant_schedule, warmup_cosine_decay_schedule
@@ -137,6 +137,24 @@ class join_schedules(Schedule):
 
     def __call__(self, count: Scalar) -> Scalar:
         return optax.join_schedules(list(self.schedules), list(self.boundaries))(count)
+
+
+class shifted(Schedule):
+    """Another schedule that begins at a later step: until `begin` its first value, from there on it as from step 0."""
+
+    schedule: Any = number_field()
+    begin: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            object.__setattr__(self, "schedule", _as_schedule(self.schedule))
+        super().__post_init__()
+        if not isinstance(self.begin, int) or isinstance(self.begin, bool) or self.begin < 0:
+            raise ValueError(f"shifted(begin=...): expected a number of steps >= 0, got {self.begin!r}")
+
+    def __call__(self, count: Scalar) -> Scalar:
+        at = count_array(count)
+        return self.schedule(jnp.maximum(at - self.begin, 0))
 
 
 def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> join_schedules:
