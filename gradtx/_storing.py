@@ -72,7 +72,11 @@ def with_storage(tx: Any, storage: Any = None, /, *, min_size: int | None = None
     return _rewritten(tx, rules)
 
 
-PRESETS: dict[str, tuple[Codec | None, Codec | None]] = {"float32": (None, None)}
+PRESETS: dict[str, tuple[Codec | None, Codec | None]] = {
+    "float32": (None, None),
+    "half": (codecs.packed32(), codecs.log16()),
+    "quarter": (codecs.packed16(), codecs.log16()),
+}
 """For each preset the codec of two moments together and that of any other average."""
 
 

@@ -76,15 +76,11 @@ def test_decoded_and_encoded_again_a_state_is_the_same(kind: str):
 
 @pytest.mark.parametrize("kind", STORAGES)
 def test_a_fresh_state_stands_for_zeros(kind: str):
-    tree, tx = large(), gradtx.chain(gradtx.trace(0.9), gradtx.scope(gradtx.adam(1e-2)), storage_of_nothing())
+    tree, tx = large(), gradtx.chain(gradtx.trace(0.9), gradtx.scope(gradtx.adam(1e-2)))
     state = gradtx.with_storage(tx, kind).init(tree)
     plain = plain_state(gradtx.with_storage(tx, kind), state)
     for leaf in jax.tree.leaves(plain):
         np.testing.assert_array_equal(leaf, 0)
-
-
-def storage_of_nothing() -> Any:
-    return gradtx.identity()
 
 
 @pytest.mark.parametrize("kind", STORAGES)
