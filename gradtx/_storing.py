@@ -114,6 +114,8 @@ def _sized(codec: Codec, min_size: int | None) -> Codec:
 
 def _rewritten(tx: Any, rules: Rules) -> Any:
     """The rules around every chain: also of those inside wrappers, which keep a state of their own."""
+    if isinstance(tx, Stored) and tx.rules == rules:
+        return tx
     if not isinstance(tx, Stage):
         return tx._with(transforms=tuple(_rewritten(part, rules) for part in tx.transforms))
     return Stored((_wrapped_rewritten(tx, rules),), rules)

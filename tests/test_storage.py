@@ -42,7 +42,7 @@ def trained(tx: Any, tree: Any, steps: int = 6) -> tuple[Any, Any]:
 
 
 def dtypes_of(tree: Any) -> set[str]:
-    return {str(x.dtype) for x in jax.tree.leaves(tree)}
+    return {str(x.dtype) for x in jax.tree.leaves(tree) if x.ndim or x.dtype == jnp.int32}  # without a grid's scale
 
 
 # ---- what is kept, and what follows ----

@@ -253,9 +253,11 @@ def units_of(stages: list[st.Stage], rules: list[tuple[Rules, ...]]) -> tuple[Un
     slots = [{slot.name: slot for slot in stage.slots()} for stage in stages]
     found: list[tuple[Codec, tuple[tuple[int, Slot], ...]]] = []
     for i, mine in enumerate(rules):
-        joint = next((codec for r in mine if (codec := r.joint()) is not None), None)
         first = slots[i].get("mu")
-        if joint is None or first is None or not _is_average(first):
+        if first is None or not _is_average(first):
+            continue
+        joint = next((r.joint() for r in mine if r.joint() is not None or r.of(first) is not None), None)
+        if joint is None:
             continue
         partners = (k for k in _within_reach(stages, i) if _is_average(slots[k].get("nu")) and rules[k] == mine)
         partner = next(partners, None)
