@@ -25,6 +25,14 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compile without optimizations: for modules that ask neither for last places nor for programs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(autouse=True)
 def keywords_of_the_row(request, monkeypatch):
     """What the row under test needs at every call of `update`, where the test does not give it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -53,29 +54,41 @@ def grads_like(tree: Any, seed: int = 1, scale: float = 1.0, dtype: Any = None) 
     return jax.tree.map(one, tree)
 
 
+def _cheap_options() -> dict[str, Any]:
+    """XLA:CPU compiles in a third of the time without its fusion emitters and LLVM's passes; newer ones always have the
+    former."""
+    unoptimized = {"xla_backend_optimization_level": 0}
+    options = {**unoptimized, "xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # no such option
+        return unoptimized
+    return options
+
+
+# For what asks which values come out and in which form; what asks for the last places compiles as users do.
+cheap_jit = functools.partial(jax.jit, compiler_options=_cheap_options())
+
+
+@cheap_jit
+def update(tx: Any, grads: Any, state: Any, params: Any) -> Any:
+    """One update with the transformation as data: all tests of one session share its programs."""
+    return tx.update(grads, state, params)
+
+
 def avals(tree: Any) -> Any:
-    """Shape, dtype and weak type of every leaf."""
-    return jax.tree.map(lambda x: (x.shape, x.dtype, bool(x.aval.weak_type)), tree)
+    """Shape, dtype and weak type of every leaf, which may be abstract."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype, bool(getattr(x, "aval", x).weak_type)), tree)
 
 
 def run(tx: Any, tree: Any, steps: int = 5, dtype: Any = None, *, walks: bool = False) -> tuple[Any, Any]:
     """The last update and state after some steps, the parameters left alone or, if they walk, moved down each gradient."""
     state = tx.init(tree)
-    update = jax.jit(tx.update)
     updates = tree
     for i in range(steps):
         grads = grads_like(tree, seed=i, dtype=dtype)
         here = jax.tree.map(lambda p, g, i=i: p - 0.1 * i * g, tree, grads) if walks else tree
-        updates, state = update(grads, state, here)
-    return updates, state
-
-
-def run_same(tx: Any, tree: Any, grads: Any, steps: int) -> tuple[Any, Any]:
-    """The last update and state after some steps with the same gradients."""
-    state, updates = tx.init(tree), grads
-    update = jax.jit(tx.update)
-    for _ in range(steps):
-        updates, state = update(grads, state, tree)
+        updates, state = update(tx, grads, state, here)
     return updates, state
 
 

@@ -19,6 +19,8 @@ from gradtx import schedules
 from gradtx._core import program
 from gradtx._core.plan import plan_for
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TREE = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array([0.1, -0.2])}
 GRADS = [samples.grads_like(TREE, seed) for seed in range(4)]
 

@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import ORACLES
 from zoo import BY_NAME, OPTIMIZERS, PRIMITIVES, ZOO
 
 import gradtx
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 STEPS = 200
 
@@ -94,7 +97,7 @@ def both(tx, reference, params, grads):
 
     with relaxed():
         other = reference.init(jax.tree.map(widen, params))
-    return jax.jit(run)(params, tx.init(params), other, grads)
+    return samples.cheap_jit(run)(params, tx.init(params), other, grads)
 
 
 def assert_same(found, expected, *, tolerance):
@@ -180,6 +183,12 @@ def test_optax_with_a_16_bit_first_moment(name, argument):
 # Float64 oracles: also for what Optax has not
 
 
+@samples.cheap_jit
+def series(tx, state, grads, at):
+    """The updates on a series of gradients and parameters; the numbers of an optimizer share a program."""
+    return jax.lax.scan(lambda s, x: tx.update(x[0], s, x[1])[::-1], state, (grads, at))[1]
+
+
 @pytest.mark.parametrize(
     ("name", "argument"),
     [
@@ -198,8 +207,7 @@ def test_oracle(name, argument):
     tx, oracle = row.build(**changes), ORACLES[name](**{**row.base, **changes})
     steps = jnp.arange(50.0).reshape(-1, *[1] * params.ndim)
     at = params[None] - (0.1 * steps * grads if row.walks else 0 * grads)
-    run = jax.jit(lambda s: jax.lax.scan(lambda s, x: tx.update(x[0], s, x[1])[::-1], s, (grads, at)))
-    _, found = run(tx.init(params))
+    found = series(tx, tx.init(params), grads, at)
     expected = np.stack([oracle.update(np.asarray(g), np.asarray(p)) for g, p in zip(grads, at)])
     assert_same(found, expected, tolerance=1e-12)
 
@@ -379,5 +387,5 @@ def test_torch_in_float64(name):
         return (params, state), params
 
     params = jnp.asarray(start)
-    _, found = jax.jit(lambda c, g: jax.lax.scan(body, c, g))((params, tx.init(params)), jnp.asarray(grads))
+    _, found = samples.cheap_jit(lambda c, g: jax.lax.scan(body, c, g))((params, tx.init(params)), jnp.asarray(grads))
     np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-12 * np.abs(expected).max())

@@ -14,6 +14,8 @@ import samples
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TREE = {"layer": {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}}
 
 

@@ -11,6 +11,8 @@ import pytest
 import gradtx
 from gradtx import interop, schedules
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BEFORE, AFTER = 50, 100
 SHAPES = {"dense": {"kernel": (3, 4), "bias": (4,)}, "scale": ()}
 PATHS = ["dense/bias", "dense/kernel", "scale"]  # in the order of JAX's leaves

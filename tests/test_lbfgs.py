@@ -11,6 +11,8 @@ from reference.lbfgs import LBFGS
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(autouse=True)
 def not_strict():

@@ -13,6 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 STACK = {"**": gradtx.MuonDimensionNumbers(-2, -1)}
 BUILD = {
     "muon": lambda stacked=None, **kw: gradtx.muon(0.1, muon_weight_dimension_numbers=stacked, **kw),

@@ -9,6 +9,8 @@ import samples
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TREE = samples.params()
 
 

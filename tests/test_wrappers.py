@@ -14,6 +14,8 @@ import samples
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TREE = samples.params()
 
 
