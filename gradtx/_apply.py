@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core import dtypes, trees
+from gradtx._core.functions import watch
 from gradtx._core.transform import Transform
 
 
@@ -78,7 +79,8 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
         grads: the gradients, a tree like the parameters.
         donate: whether `params` and `state` are used up (their memory holds the results). Pass False to keep them. An
             array that occurs in them twice, or in `grads` too, is copied first.
-        **extra: keywords for stages that ask for them. Functions among them are static: pass the same one each time.
+        **extra: keywords for stages that ask for them. Functions among them are static: pass the same one each time. One
+            that is made anew in a loop compiles anew each time; a warning says so.
 
     Returns:
         `(params, state)` after the step.
@@ -90,6 +92,7 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
         raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
     tx = tx._placed_at(params)
     static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v))
+    watch(static)
     arrays = {k: v for k, v in extra.items() if not callable(v)}
     if not donate:
         return _keeping_step(static, tx, params, state, grads, arrays)

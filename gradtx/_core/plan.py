@@ -9,7 +9,9 @@ from typing import Any, Literal
 import jax
 
 from gradtx._core import stages as st
+from gradtx._core.schedule import Schedule
 from gradtx._core.slots import Slot
+from gradtx._core.spec import fields_of
 from gradtx._core.storage import PlacedUnit, Rules, Unit, units_of
 
 
@@ -70,6 +72,18 @@ class Plan:
     def slot_names(self) -> tuple[frozenset[str], ...]:
         """For each stage the names in its state."""
         return tuple(frozenset(slot.name for slot in stored) for stored in self.stored)
+
+    @functools.cached_property
+    def memoryless(self) -> bool:
+        """Whether nothing here remembers a step, not even how many there were."""
+        return not any(
+            stored
+            or isinstance(stage, st.Opaque)
+            or getattr(stage, "randomized", False)
+            or type(stage).scalars is not st.Stage.scalars
+            or any(isinstance(getattr(stage, field.name), Schedule) for field in fields_of(stage))
+            for stage, stored in zip(self.stages, self.stored, strict=True)
+        )
 
 
 def linear(tx: Any) -> list[st.Stage]:

@@ -11,6 +11,7 @@ import optax
 
 from gradtx._core import foreign, program, trees
 from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
+from gradtx._core.functions import watch
 from gradtx._core.plan import Plan, Segment, label, linear, plan_for, units_here
 from gradtx._core.signal import Signal
 from gradtx._core.slots import State, initial_array, scalar_like_parameters, slot_dtype
@@ -124,10 +125,18 @@ class _Leaves(NamedTuple):
         return program.out_dtype(*self.dtypes(i), rounds=self.rounds)
 
 
-def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, State]:
+def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
     """One step of a chain."""
     numbers, structure = jax.tree.flatten(tx)
     plan = plan_for(structure)
+    if plan.memoryless and not isinstance(state, State) and not jax.tree.leaves(state):
+        # None, (), EmptyState: what Optax's users give to stages that keep nothing.
+        blank = State(jnp.zeros((), jnp.int32), ((),) * len(plan.stages))
+        return update(tx, updates, blank, params, extra)[0], state
+    for stage in plan.stages:
+        for name in getattr(stage, "keywords", ()):
+            if name not in extra:
+                raise foreign.missing_keyword(label(stage), name, extra)
     here = _check(plan, updates, state, params)
     kept = [dict(entry) if isinstance(entry, dict) else entry for entry in state.stages]
     memories = tuple(_memory(plan, i, entry) for i, entry in enumerate(kept))
@@ -259,10 +268,9 @@ def _run_treewise(
 ) -> dict[int, Any]:
     (index,) = segment.indices
     stage: Any = plan.skeletons[index]
-    for name in stage.keywords:
-        if name not in extra:
-            raise foreign.missing_keyword(label(plan.stages[index]), name, extra)
     given = {name: extra[name] for name in stage.keywords}
+    functions = tuple((name, x) for name, x in given.items() if callable(x))
+    watch(functions)
     dtypes = []
     for i in chosen:
         param, grad = here.dtypes(i)
@@ -277,7 +285,7 @@ def _run_treewise(
         tuple(chosen),
         here.treedef,
         segment.keep,
-        tuple((name, x) for name, x in given.items() if callable(x)),
+        functions,
         tuple(units_here(plan, (index,), units) for units in held),
     )
     own = {slot.name for slot in plan.stages[index].slots()}

@@ -64,6 +64,20 @@ class State(NamedTuple):
     count: jax.Array  # type: ignore[assignment]
     stages: tuple[Any, ...]
 
+    def __getattr__(self, name: str) -> Any:
+        """What a stage keeps under this name, as it is stored, if only one stage does: `state.mu`."""
+        entries = self.stages if type(self.stages) is tuple and not name.startswith("_") else ()
+        found = [entry[name] for entry in entries if isinstance(entry, dict) and name in entry]
+        if len(found) == 1:
+            return found[0]
+        kept = sorted({key for entry in entries if isinstance(entry, dict) for key in entry})
+        which = (
+            f"{len(found)} stages keep one: see `stages`"
+            if found
+            else f"the stages keep {', '.join(kept) or 'nothing'}"
+        )
+        raise AttributeError(f"this State has no single {name!r}; {which}")
+
 
 def slot_dtype(slot: Slot, param_dtype: np.dtype) -> np.dtype | None:
     """The dtype in which a slot mirrors a parameter; None: a parameter of this dtype has no such slot."""

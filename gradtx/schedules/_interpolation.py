@@ -32,6 +32,9 @@ def count_array(count: Scalar) -> jax.Array:
 def shares(count: Scalar, steps: Scalar, begin: int = 0) -> Shares:
     """What is left, and what is done, of the `steps` steps after `begin`; they add up to one."""
     at = count_array(count)
+    if at.dtype == np.int32 and isinstance(steps, int) and steps > np.iinfo(np.int32).max:  # no count comes to its end
+        done = floating(jnp.maximum(at - begin, 0))
+        return (floating(float(steps)) - done) / floating(float(steps)), done / floating(float(steps))
     length = jnp.asarray(steps, at.dtype)
     done = jnp.clip(at - begin, 0, length)
     return floating(length - done) / floating(length), floating(done) / floating(length)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+from optax import join_schedules as _join
 
 from gradtx._core.hyperparameters import leaf_field, number_field, stage_field
 from gradtx._core.schedule import ForeignSchedule, Schedule
@@ -136,7 +136,7 @@ class join_schedules(Schedule):
             )
 
     def __call__(self, count: Scalar) -> Scalar:
-        return optax.join_schedules(list(self.schedules), list(self.boundaries))(count)
+        return _join(list(self.schedules), list(self.boundaries))(count)
 
 
 class shifted(Schedule):
