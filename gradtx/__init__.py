@@ -29,6 +29,10 @@ from gradtx._groups import freeze as freeze
 from gradtx._inject import inject_hyperparams as inject_hyperparams
 from gradtx._inspect.describe import describe as describe
 from gradtx._inspect.difference import diff as diff
+from gradtx._inspect.failures import NonfiniteReport as NonfiniteReport
+from gradtx._inspect.failures import ReportState as ReportState
+from gradtx._inspect.failures import find_nonfinite as find_nonfinite
+from gradtx._inspect.failures import report_nonfinite as report_nonfinite
 from gradtx._inspect.memory import MemoryPlan as MemoryPlan
 from gradtx._inspect.memory import memory_plan as memory_plan
 from gradtx._inspect.meters import changed as changed

@@ -191,6 +191,30 @@ def skeleton(stage: st.Stage) -> st.Stage:
     return type(stage)._unflatten((None, tuple((v.__class__, v) for v in values)), (None,) * len(dynamic))
 
 
+@functools.lru_cache(maxsize=32)
+def one_by_one(treedef: Any) -> Plan:
+    """The same plan with a segment for each stage, for whoever looks between them; estimators side by side stay together,
+    and stages that one codec keeps.
+    """
+    plan = plan_for(treedef)
+    joined = [getattr(s, "estimates", None) is not None for s in plan.stages]
+    spans = [[i for i, _ in unit.members] for unit in plan.units]
+    together = {k for members in spans for k in range(min(members) + 1, max(members) + 1)}
+    together |= {i for i in range(1, len(joined)) if joined[i] and joined[i - 1]}
+    segments = []
+    for segment in plan.segments:
+        runs: list[list[int]] = []
+        for i in segment.indices:
+            if runs and i in together:
+                runs[-1].append(i)
+            else:
+                runs.append([i])
+        for run in runs:
+            last = segment.last and run is runs[-1]
+            segments.append(Segment(segment.kind, tuple(run), segment.keep or not last, last))
+    return dataclasses.replace(plan, segments=tuple(segments), kinds={})
+
+
 def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:
     def kind(stage: st.Stage) -> Literal["leafwise", "treewise", "foreign"]:
         if isinstance(stage, st.Opaque):

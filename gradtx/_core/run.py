@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -127,12 +128,22 @@ class _Leaves(NamedTuple):
 
 def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
     """One step of a chain."""
-    numbers, structure = jax.tree.flatten(tx)
-    plan = plan_for(structure)
+    plan = plan_for(jax.tree.structure(tx))
     if plan.memoryless and not isinstance(state, State) and not jax.tree.leaves(state):
         # None, (), EmptyState: what Optax's users give to stages that keep nothing.
         blank = State(jnp.zeros((), jnp.int32), ((),) * len(plan.stages))
-        return update(tx, updates, blank, params, extra)[0], state
+        return step(plan, tx, updates, blank, params, extra)[0], state
+    return step(plan, tx, updates, state, params, extra)
+
+
+Watch = Callable[[Segment, list[Any], list[Any], list[Any]], None]
+
+
+def step(
+    plan: Plan, tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, Any], watch: Watch | None = None
+) -> tuple[Any, State]:
+    """One step of a chain by a plan. `watch` is told what went in and came out of each segment, and what is kept."""
+    numbers = jax.tree.leaves(tx)
     for stage in plan.stages:
         for name in getattr(stage, "keywords", ()):
             if name not in extra:
@@ -148,8 +159,11 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
     acts = _where_stages_act(plan, updates if params is None else params)
     signals: list[Any] = [Signal(g, clamp=plan.clamp) for g in here.gradients]
     for number, segment in enumerate(plan.segments):
+        before = signals if watch is None else list(signals)
         if segment.kind == "leafwise":
             signals = _run_leafwise(plan, number, scalars, here, acts, signals, kept, state.count)
+            if watch is not None:
+                watch(segment, before, signals, kept)
             continue
         (index,) = segment.indices
         mine = acts.get(index)
@@ -164,6 +178,8 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
         if segment.last and mine is not None:
             signals = [s.update if isinstance(s, Signal) else s for s in signals]
             signals = [s.astype(here.out(i)) for i, s in enumerate(signals)]
+        if watch is not None:
+            watch(segment, before, signals, kept)
     if not plan.segments:
         signals = [g.astype(here.out(i)) for i, g in enumerate(here.gradients)]
     return jax.tree.unflatten(here.treedef, signals), State(count, tuple(kept))
