@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradtx._core import random_bits
-from gradtx._storage import bits, float16, log16, packed16, packed32
+from gradtx._storage import bits, block8, float16, log16, packed16, packed32, ratio8
 
 WORDS = np.arange(65536, dtype=np.uint16)
 MIDDLE = np.uint32(1 << 31)
@@ -318,3 +318,82 @@ def test_a_sudden_change_of_scale_recovers(module, factor):
     late = slice(500, None)
     error = np.linalg.norm(update[late] - exact[late]) / np.linalg.norm(exact[late])
     assert error < (0.2 if module is packed16 else 0.02)
+
+
+CODES = np.arange(-127, 128)
+
+
+def test_ratio8_codes_stay_and_are_the_nearest():
+    root = np.float32(3.7e-5)
+    codes = jnp.asarray(CODES, jnp.int8)
+    m = ratio8.decode(codes, jnp.full(255, root))
+    assert abs(m).max() <= 7.94 * root
+    for random in (1 << 20, MIDDLE, 0xFFFFFFFF - (1 << 20)):
+        again = draw(ratio8.encode, m, np.full(255, root), random=random)
+        np.testing.assert_array_equal(again, codes)
+    x = np.random.default_rng(0).normal(0, 0.5, 1000).astype(np.float32) * root
+    got = draw(ratio8.encode, x, np.full(1000, root))
+    target = 131 * x / (abs(x) + 0.25 * root)
+    np.testing.assert_array_equal(got, CODES[np.argmin(abs(CODES[:, None] - target), axis=0)])
+
+
+def test_ratio8_edges():
+    m = np.asarray([0, 1e-40, LARGEST, 1, np.inf, -np.inf, np.nan, 1, 1], np.float32)
+    root = np.asarray([0, 0, 1, 1e-40, 1, 1, 1, np.inf, np.nan], np.float32)
+    code = draw(ratio8.encode, m, root, random=random_bits.murmur(0, 0, 0, (9,)))
+    np.testing.assert_array_equal(code[0], 0)
+    np.testing.assert_array_equal(code[4:], -128)
+    got = ratio8.decode(code, jnp.asarray(np.where(np.isfinite(root), root, 1)))
+    assert np.isfinite(np.asarray(got)[:4]).all()
+    assert np.isnan(np.asarray(got)[4:]).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 700), (256,), (1,), (2, 3, 256), (4, 0)])
+@pytest.mark.parametrize("signed", [True, False])
+def test_block8_is_the_nearest_code_of_its_block(shape, signed):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=shape) * 10.0 ** rng.uniform(-6, 6, (*shape[:-1], 1))).astype(np.float32)
+    encode, decode = (
+        (block8.encode_signed, block8.decode_signed) if signed else (block8.encode_root, block8.decode_root)
+    )
+    x, values = (x, x) if signed else (abs(x), np.square(x))
+    codes, scales = draw(encode, values)
+    assert codes.shape == shape
+    assert scales.shape == (*shape[:-1], -(-shape[-1] // 256))
+    got = np.asarray(decode(codes, scales)) if signed else np.sqrt(decode(codes, scales))
+    top = 127 if signed else 255
+    k = np.arange(-top if signed else 1, top + 1)
+    for row, got_row in zip(np.atleast_2d(x), np.atleast_2d(got)) if len(shape) < 3 else zip(x[0], got[0]):
+        for i in range(0, shape[-1], 256):
+            y = np.float64(row[i : i + 256]) / abs(row[i : i + 256]).max()
+            target = top * (1 + 1 / 16) * y / (abs(y) + 1 / 16)
+            distance = abs(k[:, None] - target)
+            best = k[np.argmin(distance, axis=0)]
+            expected = best / 16 / (top * (1 + 1 / 16) - abs(best)) * abs(row[i : i + 256]).max()
+            clear = abs(target % 1 - 0.5) > 1e-3  # half way both neighbours are right
+            np.testing.assert_allclose(got_row[i : i + 256][clear], expected[clear], rtol=1e-4, atol=0)
+
+
+def test_block8_edges():
+    x = np.zeros((4, 512), np.float32)
+    x[0, 3], x[1, 300], x[2, :] = np.inf, np.nan, 1e-40
+    x[3, :2] = 1, 1e-30
+    m = np.asarray(block8.decode_signed(*draw(block8.encode_signed, x)))
+    v = np.asarray(block8.decode_root(*draw(block8.encode_root, x)))
+    for got in (m, v):
+        assert np.isnan(got[0, :256]).all()
+        assert np.isnan(got[1, 256:]).all()
+        np.testing.assert_array_equal(got[0, 256:], 0)
+        np.testing.assert_array_equal(got[1, :256], 0)
+        assert got[3, 0] == pytest.approx(1)
+        np.testing.assert_array_equal(got[3, 2:], 0)
+    assert v[3, 1] > 0  # no code of v but 0 decodes to 0
+
+
+def test_block8_rounding_is_unbiased():
+    x = np.tile(np.linspace(-1, 1, 256, dtype=np.float32), (2000, 1))
+    random = random_bits.murmur(0, 0, 0, x.shape)
+    got = np.asarray(block8.decode_signed(*draw(block8.encode_signed, x, random=random)), np.float64)
+    step = 2 * (abs(x[0]) + 1 / 16) ** 2 / (1 / 16 * 127 * (1 + 1 / 16))
+    # Unbiased in the code, not quite in the value: that is the companding's curvature.
+    assert (abs(got.mean(0) - x[0]) < 5 * step / np.sqrt(2000) + 0.15 * step**2).all()

@@ -55,7 +55,7 @@ def encode(m: jax.Array, v: jax.Array, scale: jax.Array, random: jax.Array) -> j
     # As bits, since hardware may take a subnormal number for zero.
     code = jnp.where(bits_of(v) == 0, np.uint32(0), code)
     code = jnp.where(jnp.abs(m) * TINY + v < np.inf, code, _NOT_FINITE)
-    ratio = LEVELS * (m / (jnp.abs(m) + (_companded_root(code, scale) + TINY)))
+    ratio = LEVELS * (m / (jnp.abs(m) + (COMPANDING * jnp.sqrt(_value(code, scale)) + TINY)))
     level = integer_bits(jnp.clip(ratio, -LARGEST, LARGEST), random)
     return (code.astype(jnp.uint16) << RATIO_BITS) | (level & np.uint32(127)).astype(jnp.uint16)
 
@@ -70,14 +70,9 @@ def decode(word: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     word = word.astype(jnp.uint32)
     code = word >> RATIO_BITS
     level = signed(word, RATIO_BITS)
-    m = level / (LEVELS - jnp.abs(level)) * _companded_root(code, scale)
-    return m, _grid(code) * (scale * np.float32(_OFFSET))
+    v = _value(code, scale)
+    return level / (LEVELS - jnp.abs(level)) * (COMPANDING * jnp.sqrt(v)), v  # by the root that updates divide by
 
 
-def _grid(code: jax.Array) -> jax.Array:
-    return from_bits(jnp.where(code == _NOT_FINITE, QUIET, code << _SHIFT))
-
-
-def _companded_root(code: jax.Array, scale: jax.Array) -> jax.Array:
-    """C sqrt(v) of a code of v."""
-    return jnp.sqrt(_grid(code) * (scale * np.float32(_OFFSET * COMPANDING**2)))
+def _value(code: jax.Array, scale: jax.Array) -> jax.Array:
+    return from_bits(jnp.where(code == _NOT_FINITE, QUIET, code << _SHIFT)) * (scale * np.float32(_OFFSET))
