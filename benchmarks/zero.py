@@ -126,12 +126,10 @@ def measure(case: Case, topology: str, layers: int, width: int) -> Program:
     mesh = topology_mesh(topology, axes)
     params = shapes_of(mesh, layers, width, case.model)
     tx = case.build(mesh, params)
-    where = gradtx.state_shardings(tx, params)
-    shapes = jax.eval_shape(tx.init, params)
-    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
+    state = gradtx.abstract_state(tx, params)
     batch = NamedSharding(mesh, PartitionSpec("data"))
     x = jax.ShapeDtypeStruct((16 * axes["data"], width), jnp.float32, sharding=batch)
-    results = (jax.tree.map(lambda p: p.sharding, params), where) if case.how == "recipe" else None
+    results = jax.tree.map(lambda x: x.sharding, (params, state)) if case.how == "recipe" else None
     start = time.perf_counter()
     step = jax.jit(training_step(tx, case.how, params), donate_argnums=(0, 1), out_shardings=results)
     compiled = step.trace(params, state, x).lower(lowering_platforms=("tpu",)).compile()

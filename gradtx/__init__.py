@@ -6,6 +6,8 @@ from gradtx import storage as storage
 # The core
 from gradtx._apply import apply_updates as apply_updates
 from gradtx._apply import step as step
+from gradtx._checkpoints import check_state as check_state
+from gradtx._checkpoints import state_manifest as state_manifest
 from gradtx._core.chain import chain as chain
 from gradtx._core.chain import named_chain as named_chain
 from gradtx._core.chain import scope as scope
@@ -203,13 +205,17 @@ from gradtx._primitives.weight_decay import add_decayed_weights as add_decayed_w
 from gradtx._primitives.weight_decay import decoupled_weight_decay as decoupled_weight_decay
 from gradtx._primitives.yogi import additive_second_moment as additive_second_moment
 
+# Past one device
+from gradtx._rehearsal.rehearse import rehearse as rehearse
+from gradtx._rehearsal.report import Rehearsal as Rehearsal
+from gradtx._rehearsal.targets import topology_mesh as topology_mesh
+
 # Rounding of 16-bit parameters
 from gradtx._rounding.compensated import compensated as compensated
 from gradtx._rounding.master import master_weights as master_weights
 from gradtx._rounding.reading import master_parameters as master_parameters
 from gradtx._rounding.stochastic import stochastic_rounding as stochastic_rounding
-
-# Past one device
+from gradtx._sharding import abstract_state as abstract_state
 from gradtx._sharding import state_shardings as state_shardings
 
 # Groups of parameters by shape

@@ -36,7 +36,18 @@ def state_shardings(tx: Any, params: Any) -> Any:
 
 
 def abstract_state(tx: Any, params: Any) -> Any:
-    """The state that `tx.init(params)` would make, as `jax.ShapeDtypeStruct`s with shardings."""
+    """The state that `tx.init(params)` would make, as `jax.ShapeDtypeStruct`s with shardings.
+
+    What a checkpoint is restored into and a program compiled for. It says of every array what `state_shardings` says of its
+    place, and its shape and dtype; `jax.eval_shape(tx.init, params)` knows no shardings on meshes with automatic axes.
+
+    Args:
+        tx: a transformation, gradtx's or Optax's.
+        params: as in `state_shardings`.
+
+    Raises:
+        ValueError, TypeError: as `state_shardings`.
+    """
     leaves, treedef = trees.flatten(params, "the parameter")
     places = [_placement(leaf, params, i) for i, leaf in enumerate(leaves)]
     home = _common(places, params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import os
@@ -77,12 +78,18 @@ def devices_of(topology: str) -> list[Any]:
     parse(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError('compiling for a TPU needs its compiler: pip install libtpu, or "gradtx[rehearsal]"')
+    return list(_devices(topology))
+
+
+@functools.lru_cache(maxsize=64)
+def _devices(topology: str) -> tuple[Any, ...]:
+    """The same objects each time: to JAX the devices of two descriptions of one slice are different ones."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return tuple(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except Exception as error:  # of a type of its own for each cause
         raise ValueError(f"topology {topology!r}: libtpu refuses it: {error}") from error
 
@@ -106,10 +113,10 @@ def topology_mesh(topology: str, axes: dict[str, int] | None = None, *, explicit
             f"topology_mesh: {topology} has {len(devices):,} devices, and the axes {axes} need {math.prod(axes.values()):,}"
         )
     kind = AxisType.Explicit if explicit else AxisType.Auto
-    return Mesh(_arranged(devices, tuple(axes.values())), tuple(axes), axis_types=(kind,) * len(axes))
+    return Mesh(arranged(devices, tuple(axes.values())), tuple(axes), axis_types=(kind,) * len(axes))
 
 
-def _arranged(devices: list[Any], sizes: tuple[int, ...]) -> Any:
+def arranged(devices: list[Any], sizes: tuple[int, ...]) -> Any:
     """Devices so that neighbours on the mesh are neighbours on the grid, where that can be."""
     from jax.experimental import mesh_utils
 
