@@ -78,8 +78,12 @@ def difference(old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def landed(old: jax.Array, update: jax.Array, dtype: np.dtype) -> jax.Array:
-    """float32: the parameter as it will be, `old + update` cast to the dtype."""
-    return rounded(old + update, dtype)
+    """float32: the parameter as it will be, `old + update` cast to the dtype.
+
+    It is that very cast, so that what is kept of the rest follows from the new parameter in a compiled step, and both
+    are written by one fusion. XLA may drop a cast and its reverse; then the second rounding is the one that counts.
+    """
+    return rounded((old + update).astype(dtype).astype(jnp.float32), dtype)
 
 
 @jax.custom_jvp

@@ -28,8 +28,8 @@ class master_weights(Leafwise):
     $$m = p + \ell \, 2^{16 - b}, \qquad -2^{b-1} \le \ell < 2^{b-1}, \qquad b = \mathrm{bits} - 16$$
 
     which for bfloat16 and 32 bits is every float32 exactly, and for 24 bits a float32 rounded to 16 bits of mantissa, the
-    leading one included. Float16 goes on below its smallest number, with steps of $2^{-40}$ for 32 bits and $2^{-32}$ for
-    24. Rounding is to nearest; ties go to even with a copy, and up without.
+    leading one included (ties to even). Float16 goes on below its smallest number, with steps of $2^{-40}$ for 32 bits and $2^{-32}$ for
+    24. $p$ is the nearest 16-bit value; of two, the even one with a copy, and the upper one without.
 
     $p$ is the value that lands: what flows out is the float32 difference to it, on which gradtx's, Optax's and flax's
     `apply_updates` land. (Equinox's turns parameters into float32: use `gradtx.apply_updates`.) A finite sum beyond the
@@ -100,7 +100,7 @@ class master_weights(Leafwise):
         master = put_together(old, slots["low_bits"], s.param_dtype) + signal.update
         number = grid.ordinal(grid.within(master, s.param_dtype), s.param_dtype)
         if self.bits == 24:
-            number = (number + (1 << 7)) & -(1 << 8)
+            number = (number + 127 + ((number >> 8) & 1)) & -(1 << 8)  # ties to even: a rule for ties would add up
         return master, number
 
     def _nearest(self, s: SimpleNamespace, master: jax.Array, number: jax.Array) -> jax.Array:
