@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import samples
 
 import gradtx
 from gradtx import interop, schedules
@@ -50,16 +53,20 @@ def close(got, expected, dtype, what="", *, times=1):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=f"{what} {path}")
 
 
-def run(tx, params, state, grads):
-    @jax.jit
+@functools.partial(samples.cheap_jit, static_argnums=0)
+def many_steps(tx, carry, grads):
     def step(carry, g):
         params, state = carry
         updates, state = tx.update(g, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    return jax.lax.scan(step, carry, grads)[0]
+
+
+def run(tx, params, state, grads):
+    stacked = jax.tree.map(lambda *x: np.stack(x), *grads)
     with jax.numpy_dtype_promotion("standard"):  # Optax is not written for strict promotion
-        return jax.jit(lambda c, g: jax.lax.scan(step, c, g))((jax.tree.map(jnp.asarray, params), state), stacked)[0]
+        return many_steps(tx, (jax.tree.map(jnp.asarray, params), state), stacked)
 
 
 # ---- Optax ----

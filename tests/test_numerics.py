@@ -251,10 +251,13 @@ def series(tx, grads, params, *, joint=False):
     if joint:  # the oracles know one leaf
         return {name: series(tx, grads[name], params[name]) for name in grads}
 
-    def run(state, grads):
-        return jax.lax.scan(lambda s, g: tx.update(g, s, params)[::-1], state, grads)[1]
+    return many_steps(tx, tx.init(params), grads, params)
 
-    return jax.jit(run)(tx.init(params), grads)
+
+@jax.jit
+def many_steps(tx, state, grads, params):
+    """The numbers of an optimizer share a program: those of a case and of its neighbours."""
+    return jax.lax.scan(lambda s, g: tx.update(g, s, params)[::-1], state, grads)[1]
 
 
 @pytest.mark.parametrize(
