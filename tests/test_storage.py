@@ -18,6 +18,9 @@ import gradtx
 from gradtx import storage
 from gradtx._core.plain import coded_state, plain_state
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+FEW = ["half", "quarter", "log16"]
 STORAGES = ["half", "quarter", "bfloat16", "float16", "log16"]
 EXACT = {"half": 0.02, "quarter": 0.5, "bfloat16": 0.05, "float16": 0.05, "log16": 0.01}  # of the largest update
 
@@ -130,6 +133,7 @@ def test_a_sudden_change_of_scale_recovers(kind: str, factor: float):
 
 def test_a_replaced_decay_does_not_misread_old_codes():
     tree = {"matrix": jnp.zeros((64, 80))}
+    update = jax.jit(lambda tx, *a: tx.update(*a))
     for kind in ("half", "quarter"):
         tx, reference = gradtx.adam(1.0, storage=kind), gradtx.adam(1.0)
         state, full = tx.init(tree), reference.init(tree)
@@ -137,8 +141,8 @@ def test_a_replaced_decay_does_not_misread_old_codes():
             if i == 6:
                 tx, reference = tx.replace(b2=0.5), reference.replace(b2=0.5)
             grads = samples.grads_like(tree, seed=i)
-            updates, state = jax.jit(tx.update)(grads, state)
-            expected, full = jax.jit(reference.update)(grads, full)
+            updates, state = update(tx, grads, state)
+            expected, full = update(reference, grads, full)
         apart = jnp.linalg.norm(updates["matrix"] - expected["matrix"]) / jnp.linalg.norm(expected["matrix"])
         assert float(apart) < (0.02 if kind == "half" else 0.3), (kind, float(apart))
 
@@ -224,8 +228,7 @@ def test_wrappers(wrap: Any):
         gradtx.adamax(1e-2),
         gradtx.adadelta(1.0),
         gradtx.adagrad(1e-1),
-        gradtx.muon(1e-2),
-        gradtx.soap(1e-2),
+        gradtx.soap(1e-2, precondition_frequency=3),
         gradtx.adafactor(1e-2, min_dim_size_to_factor=8),
         gradtx.mars(1e-2),
         gradtx.adopt(1e-2),
@@ -261,7 +264,7 @@ def test_prints_compares_hashes_pickles():
         assert eval(repr(other), {**vars(gradtx.schedules), **vars(gradtx)}) == other
 
 
-@pytest.mark.parametrize("kind", STORAGES)
+@pytest.mark.parametrize("kind", FEW)
 def test_scan_cond_vmap_and_no_recompilation(kind: str):
     tree = {"matrix": large()["matrix"]}
     tx = gradtx.adamw(1e-2, storage=kind)
@@ -285,7 +288,7 @@ def test_scan_cond_vmap_and_no_recompilation(kind: str):
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[0], many), one[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", STORAGES)
+@pytest.mark.parametrize("kind", FEW)
 def test_the_same_numbers_on_every_layout(kind: str):
     tx, tree = gradtx.adamw(1e-2, storage=kind), {"matrix": large()["matrix"]}
     expected = trained(tx, tree)
@@ -303,7 +306,7 @@ def test_the_same_numbers_on_every_layout(kind: str):
 
 def test_fresh_state_can_be_donated_and_a_step_taken():
     tree = {"matrix": large()["matrix"]}
-    for kind in STORAGES:
+    for kind in FEW:
         tx = gradtx.adamw(1e-2, storage=kind)
         params, state = gradtx.step(tx, jax.tree.map(jnp.copy, tree), tx.init(tree), samples.grads_like(tree))
         gradtx.step(tx, params, state, samples.grads_like(tree))
@@ -323,7 +326,7 @@ def test_inside_optax():
 # ---- bytes ----
 
 
-@pytest.mark.parametrize("kind", [None, *STORAGES])
+@pytest.mark.parametrize("kind", [None, *FEW])
 def test_the_memory_plan_is_what_is_allocated(kind: str | None):
     tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.accumulate_gradients(gradtx.adamw(1e-2, storage=kind), 2))
     tree = large(jnp.bfloat16)
@@ -358,8 +361,8 @@ def test_the_memory_plan_by_group_slot_and_device():
 
 
 def test_an_unknown_slot_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"no slot 'nv' .*it has mu, nu; did you mean 'nu'"):
-        gradtx.with_storage(gradtx.adam(1e-2), nv="bfloat16")
+    with pytest.raises(ValueError, match=r"no slot 'nuu' .*it has mu, nu; did you mean 'nu'"):
+        gradtx.with_storage(gradtx.adam(1e-2), nuu="bfloat16")
 
 
 def test_what_is_no_codec_is_refused():
