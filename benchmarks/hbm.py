@@ -115,6 +115,27 @@ def storage_cases() -> list[Case]:
     return cases
 
 
+ROUNDINGS = {"stochastic": 22, "Kahan": 26, "float32 copy": 30, "32 bits": 26, "24 bits": 24}
+
+
+def rounding_cases() -> list[Case]:
+    """bfloat16 parameters and gradients, float32 moments: what each way of rounding parameters moves."""
+    builds = (functools.partial(_kept, name) for name in ROUNDINGS)
+    pairs = zip(ROUNDINGS.items(), builds, strict=True)
+    return [Case(f"adamw, {n}", ideal, b, jnp.bfloat16, False, table="rounding") for (n, ideal), b in pairs]
+
+
+def _kept(name: str, lib: Any) -> Any:
+    stage = {
+        "stochastic": lib.stochastic_rounding(),
+        "Kahan": lib.compensated(),
+        "float32 copy": lib.master_weights(),
+        "32 bits": lib.master_weights(32),
+        "24 bits": lib.master_weights(24),
+    }[name]
+    return lib.chain(lib.adamw(1e-3), stage)
+
+
 def _adamw(storage: str, lib: Any) -> Any:
     return lib.adamw(1e-3, storage=storage)
 
@@ -201,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TOPOLOGIES, nargs="*", default=["v5e"])
     parser.add_argument("--quick", action="store_true", help="gradtx alone")
-    parser.add_argument("--table", choices=("core", "storage"), default="core")
+    parser.add_argument("--table", choices=("core", "storage", "rounding"), default="core")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     args = parser.parse_args()
 
@@ -209,8 +230,10 @@ def main() -> None:
     for target in args.target:
         device = device_of(target)
         rows = []
-        for case in CASES if args.table == "core" else storage_cases():
+        for case in {"core": CASES, "storage": storage_cases(), "rounding": rounding_cases()}[args.table]:
             for library in ("gradtx", "gradtx as argument", "optax"):
+                if case.table == "rounding" and library == "gradtx":
+                    continue
                 if library == "optax" and (args.quick or not case.optax):
                     continue
                 program = measure(case, library, target, device)
