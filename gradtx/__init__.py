@@ -182,6 +182,7 @@ from gradtx._primitives.parameter_averages import average_parameters as average_
 from gradtx._primitives.parameter_averages import averaged_parameters as averaged_parameters
 from gradtx._primitives.parameter_averages import slow_parameters as slow_parameters
 from gradtx._primitives.parameter_averages import synchronize_slow_weights as synchronize_slow_weights
+from gradtx._primitives.plateau import reduce_on_plateau as reduce_on_plateau
 from gradtx._primitives.polyak import scale_by_polyak as scale_by_polyak
 from gradtx._primitives.previous import nesterov_difference as nesterov_difference
 from gradtx._primitives.previous import scale_by_previous_rms as scale_by_previous_rms

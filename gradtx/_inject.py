@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +64,11 @@ class InjectedHyperparams(Transform):
         new_updates, inner = tx.update(updates, state.inner, params, **extra)
         return new_updates, InjectState(dict(state.hyperparams), inner)
 
-    def replace(self, changes: Any = None, /, **by_name: Any) -> InjectedHyperparams:
+    def replace(self, changes: Any = None, /, **by_name: Any) -> Self:
         """Refused: the numbers live in the state, where a running optimizer reads them."""
+        return self._with_replaced()
+
+    def _with_replaced(self, **changes: Any) -> Self:
         raise TypeError(
             "inject_hyperparams keeps its numbers in the state: set state.hyperparams[...], or build another one with "
             "inject_hyperparams(tx.tx.replace(...)) and init it"

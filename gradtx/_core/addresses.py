@@ -96,7 +96,7 @@ def _put(spec: Spec, way: tuple[tuple[str, int | None], ...], value: Any, *, che
         stages = getattr(spec, name)
         new = (*stages[:index], _put(stages[index], rest, value, checked=checked), *stages[index + 1 :])
     if checked:
-        return spec._with(**{name: new})
+        return spec._with_replaced(**{name: new})
     children, aux = spec._flatten()
     names = spec._split()[0]
     return spec._unflatten(aux, [new if n == name else child for n, child in zip(names, children, strict=True)])

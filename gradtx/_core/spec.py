@@ -111,6 +111,10 @@ class Spec:
             new.__dict__["_name"] = self.__dict__["_name"]
         return new
 
+    def _with_replaced(self, **changes: Any) -> Self:
+        """The copy that `replace` makes where what it replaces is in here."""
+        return self._with(**changes)
+
     # ---- value semantics ----
 
     def _identity(self) -> tuple[Any, tuple[Hashable, ...]]:
