@@ -41,7 +41,7 @@ def encode_unsigned(x: jax.Array, scale: jax.Array, random: jax.Array) -> jax.Ar
     Returns:
         uint16, like x. The code 0 is zero.
     """
-    return _encode(x, scale, random, 9).astype(jnp.uint16)
+    return _encode(x, scale, random, 9)
 
 
 def decode_unsigned(code: jax.Array, scale: jax.Array) -> jax.Array:
@@ -61,7 +61,7 @@ def encode_signed(x: jax.Array, scale: jax.Array, random: jax.Array) -> jax.Arra
         uint16, like x. The code 0 is zero.
     """
     sign = (bits_of(x) >> 16).astype(jnp.uint16) & np.uint16(0x8000)
-    return sign | _encode(x, scale, random, 8).astype(jnp.uint16)
+    return sign | _encode(x, scale, random, 8)
 
 
 def decode_signed(code: jax.Array, scale: jax.Array) -> jax.Array:
@@ -80,7 +80,8 @@ def _encode(x: jax.Array, scale: jax.Array, random: jax.Array, mantissa: int) ->
     code = (magnitude_bits(x * (1 / scale)) + (random >> (32 - shift))) >> shift
     code = jnp.clip(code, first + np.uint32(1), first + infinite - np.uint32(1)) - first
     code = jnp.where(given < _INFINITY, code, jnp.where(given == _INFINITY, infinite, infinite + np.uint32(1)))
-    return jnp.where(given == 0, np.uint32(0), code)
+    # The last operation is one on uint16, for the reason that `packed16` gives.
+    return jnp.where(given == 0, np.uint16(0), code.astype(jnp.uint16))
 
 
 def _decode(code: jax.Array, scale: jax.Array, mantissa: int) -> jax.Array:
