@@ -31,9 +31,13 @@ RATES = np.geomspace(1e-4, 1.0, 16)
 DECAYS = np.concatenate([[0.0], np.geomspace(1e-3, 10.0, 9)])
 
 
+def matrices(path, leaf):  # not a lambda in `optimizer`, which would be another function, and program, each time
+    return leaf.ndim > 1
+
+
 def optimizer(rate, decay):
     """AdamW with the decay on matrices alone. The numbers may be traced: that is all a sweep needs."""
-    return gradtx.adamw(rate, weight_decay=decay, mask=lambda path, leaf: leaf.ndim > 1)
+    return gradtx.adamw(rate, weight_decay=decay, mask=matrices)
 
 
 def data(steps):
