@@ -136,6 +136,26 @@ def _kept(name: str, lib: Any) -> Any:
     return lib.chain(lib.adamw(1e-3), stage)
 
 
+def probe_cases(*, of_updates: bool) -> list[Case]:
+    """What probes of what a step reads anyway move (nothing), and those of what it does not write, the update."""
+
+    def behind(*names: str) -> Callable[[Any], Any]:
+        return lambda lib: lib.chain(lib.adamw(1e-3), *(getattr(lib, name)() for name in names))
+
+    def in_front(lib: Any) -> Any:
+        return lib.chain(lib.gradient_norm(), lib.adamw(1e-3))
+
+    norms = {
+        "gradient_norm in front": in_front,
+        "gradient_norm, parameter_norm": behind("gradient_norm", "parameter_norm"),
+    }
+    if of_updates:
+        names = ("update_norm", "effective_learning_rate", "update_cosine", "second_moment_statistics")
+        norms = {name: behind(name) for name in names}
+    table = "update-probes" if of_updates else "probes"
+    return [Case(f"adamw, {name}", 28, build, optax=False, table=table) for name, build in norms.items()]
+
+
 def _adamw(storage: str, lib: Any) -> Any:
     return lib.adamw(1e-3, storage=storage)
 
@@ -218,11 +238,20 @@ def measure(case: Case, library: str, target: str, device: Any) -> Program:
     )
 
 
+TABLES: dict[str, Callable[[], list[Case]]] = {
+    "core": lambda: CASES,
+    "storage": storage_cases,
+    "rounding": rounding_cases,
+    "probes": functools.partial(probe_cases, of_updates=False),
+    "update-probes": functools.partial(probe_cases, of_updates=True),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TOPOLOGIES, nargs="*", default=["v5e"])
     parser.add_argument("--quick", action="store_true", help="gradtx alone")
-    parser.add_argument("--table", choices=("core", "storage", "rounding"), default="core")
+    parser.add_argument("--table", choices=TABLES, default="core")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     args = parser.parse_args()
 
@@ -230,9 +259,9 @@ def main() -> None:
     for target in args.target:
         device = device_of(target)
         rows = []
-        for case in {"core": CASES, "storage": storage_cases(), "rounding": rounding_cases()}[args.table]:
+        for case in TABLES[args.table]():
             for library in ("gradtx", "gradtx as argument", "optax"):
-                if case.table == "rounding" and library == "gradtx":
+                if case.table not in ("core", "storage") and library == "gradtx":
                     continue
                 if library == "optax" and (args.quick or not case.optax):
                     continue

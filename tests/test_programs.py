@@ -261,3 +261,9 @@ def test_a_step_moves_the_ideal_number_of_bytes_on_a_tpu():
 def test_rounded_parameters_cost_what_they_keep_on_a_tpu():
     """Parameters, residuals and low bits are written by the fusion that writes the moments."""
     assert sorted(row["ideal"] for row in compiled_for_a_tpu("--table", "rounding")) == [22, 24, 26, 26, 30]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
+def test_norms_of_what_a_step_reads_anyway_move_no_bytes_on_a_tpu():
+    """Gradient and parameter are measured by the fusion that reads them for the update."""
+    assert [row["ideal"] for row in compiled_for_a_tpu("--table", "probes")] == [28, 28]
