@@ -251,6 +251,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TOPOLOGIES, nargs="*", default=["v5e"])
     parser.add_argument("--quick", action="store_true", help="gradtx alone")
+    libraries = ["gradtx", "gradtx as argument", "optax"]
+    parser.add_argument("--libraries", nargs="+", choices=libraries, default=libraries)
     parser.add_argument("--table", choices=TABLES, default="core")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     args = parser.parse_args()
@@ -260,7 +262,7 @@ def main() -> None:
         device = device_of(target)
         rows = []
         for case in TABLES[args.table]():
-            for library in ("gradtx", "gradtx as argument", "optax"):
+            for library in args.libraries:
                 if case.table not in ("core", "storage") and library == "gradtx":
                     continue
                 if library == "optax" and (args.quick or not case.optax):

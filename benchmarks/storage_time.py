@@ -55,9 +55,8 @@ def main() -> None:
                 ratio = common.median_of_ratios(seconds[storage], seconds[peer])
                 verdicts.append(common.verdict(f"{name} leaves, {storage} over {peer}", ratio, target))
     print(f"{common.machine('torch')}\n")
-    print(
-        f"{args.placements} placements of {args.rounds} rounds of {args.steps} steps; medians, and ratios with quartiles\n"
-    )
+    design = f"{args.placements} placements of {args.rounds} rounds of {args.steps} steps"
+    print(f"{design}; medians, and ratios with quartiles\n")
     print(common.table(["leaves", "state", "ms", "over Optax's", "over torch's"], rows))
     print("\n" + "\n".join(verdicts))
 
