@@ -191,6 +191,15 @@ def test_master_weights_are_the_same_however_they_are_kept():
     np.testing.assert_array_equal(found["master"], found["master_32"])
 
 
+def test_a_restart_copies_the_parameters_that_landed():
+    tx = gradtx.restart_every(gradtx.chain(gradtx.sgd(1e-3), gradtx.master_weights()), 2)
+    params, state = {"w": PARAMS["kernel"]}, tx.init({"w": PARAMS["kernel"]})
+    for whole in (False, True):
+        params, state = gradtx.step(tx, params, state, {"w": GRADS[0]["kernel"]}, donate=False)
+        (master,) = rounding_slots(state)
+        assert bool((wide(master) == wide(params["w"])).all()) == whole
+
+
 def test_hypergradients_pass_straight_through():
     params = {"w": jnp.ones(4, jnp.bfloat16)}
 

@@ -57,8 +57,8 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
             **extra: keywords that a stage may ask for (`value=...`); the others are ignored, as in Optax.
 
         Returns:
-            `(updates, state)`: what to add to the parameters, in the dtype that parameter and gradient promote to,
-            and the new state, of the same structure, shapes, dtypes and shardings as the old.
+            `(updates, state)`: what to add to the parameters, in the dtype that parameter and gradient promote to
+            (float32 at least, where a stage rounds 16-bit parameters), and the new state, of the same structure, shapes, dtypes and shardings as the old.
         """
         raise NotImplementedError
 

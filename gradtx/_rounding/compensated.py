@@ -20,7 +20,7 @@ Slots = dict[str, jax.Array]
 class compensated(Leafwise):
     r"""Add to the next update what rounding took from this one (Kahan summation). For 16-bit parameters; put it last.
 
-    $$y_t = u_t + c_{t-1}, \qquad p_t = \mathrm{round}(p_{t-1} + y_t), \qquad c_t = y_t - (p_t - p_{t-1})$$
+    $$y_t = u_t + c_{t-1}, \qquad p_t = \operatorname{round}(p_{t-1} + y_t), \qquad c_t = y_t - (p_t - p_{t-1})$$
 
     with rounding to nearest, and $p_t$ the value that lands: what flows out is the float32 difference to it, on which
     gradtx's, Optax's and flax's `apply_updates` land. (Equinox's turns parameters into float32: use

@@ -20,12 +20,12 @@ Slots = dict[str, jax.Array]
 class master_weights(Leafwise):
     r"""Let the updates move weights of more bits, to which 16-bit parameters are rounded. Put it last.
 
-    $$m_t = m_{t-1} + u_t, \qquad p_t = \mathrm{round}(m_t)$$
+    $$m_t = m_{t-1} + u_t, \qquad p_t = \operatorname{round}(m_t)$$
 
     Without `bits`, $m$ is a float32 copy of the parameters. With them it is not stored but put together from the
     parameter and the bits that it lacks: in ordinals (the values of the parameter's dtype, counted from zero upwards)
 
-    $$m = p + \ell \, 2^{16 - b}, \qquad -2^{b-1} \le \ell < 2^{b-1}, \qquad b = \mathrm{bits} - 16$$
+    $$m = p + \ell \, 2^{16 - b}, \qquad -2^{b-1} \le \ell < 2^{b-1}, \qquad b = \text{bits} - 16$$
 
     which for bfloat16 and 32 bits is every float32 exactly, and for 24 bits a float32 rounded to 16 bits of mantissa, the
     leading one included (ties to even). Float16 goes on below its smallest number, with steps of $2^{-40}$ for 32 bits and $2^{-32}$ for
