@@ -11,8 +11,8 @@ a step instead of three, and integers of one width.
 Range: m 9e-41 to 3.39e38. v 2.4e-38 (smaller nonzero values are kept as this) to 1.7e38 (larger ones too). NaN and infinity stay, and v is
 zero only where it was zero.
 
-Chosen by measurement (BENCHMARKS.md): a companded ratio of 12 bits beside v in 20 is 2 to 3 times closer to float32, but
-the step takes 1.4 times as long on a CPU for its two square roots and divisions more.
+Chosen by measurement (BENCHMARKS.md): a companded ratio of 12 bits beside v in 20 is 4 times closer to float32, but
+the step takes 1.5 to 2 times as long on a CPU for its two square roots and divisions more.
 """
 
 from __future__ import annotations
