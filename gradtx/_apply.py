@@ -86,12 +86,16 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
         `(params, state)` after the step.
 
     Raises:
-        TypeError: `tx` is not a gradtx transformation (wrap Optax's: `gradtx.chain(tx)`).
+        TypeError: `tx` is not a gradtx transformation (wrap Optax's: `gradtx.chain(tx)`), or a function among the keywords
+            has no hash.
     """
     if not isinstance(tx, Transform):
         raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
     tx = tx._placed_at(params)
     static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v))
+    for name, function in static:
+        if type(function).__hash__ is None:
+            raise TypeError(f"step: expected the function {name}= to be hashable, since it is static; got {function!r}")
     watch(static)
     arrays = {k: v for k, v in extra.items() if not callable(v)}
     if not donate:

@@ -234,6 +234,40 @@ def test_array_hyperparameters_compare_by_bytes():
     assert copy.deepcopy(a) == a
 
 
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_arrays_of_decays_are_the_decimals_that_they_name(kind: Any):
+    """1 - float32(0.999) is 9.99987e-4, a decay that is wrong by 1.3e-5."""
+    complement, *_ = jax.tree.leaves(gradtx.ema_second_moment(kind(np.float32([0.9, 0.999]))))
+    np.testing.assert_array_equal(complement, np.float32([0.1, 0.001]))
+    assert complement.dtype == np.float32
+    exact = gradtx.ema_second_moment(np.array([0.9, 0.999]))
+    np.testing.assert_array_equal(jax.tree.leaves(exact)[0], 1 - np.array([0.9, 0.999]))
+
+
+def test_a_decay_is_a_number_to_arithmetic():
+    b = gradtx.ema_first_moment(0.999).b1
+    assert (b + 1, 1 + b, b - 1, 2 - b, 2 * b, b * 2, b / 2, 1 / b, b**2, -b) == (
+        1.999, 1.999, 0.999 - 1, 2 - 0.999, 1.998, 1.998, 0.4995, 1 / 0.999, 0.999**2, -0.999,
+    )  # fmt: skip
+    assert 1 - b == 1 - 0.999
+    assert (b < 1, b <= 0.999, b > 0.9, b >= 1, b < b) == (True, True, True, False, False)
+    assert (round(b, 2), f"{b:.2f}", f"{b}") == (1.0, "1.00", "0.999")
+    np.testing.assert_array_equal(jnp.asarray(b), np.float32(0.999))
+
+
+@pytest.mark.parametrize("grad", [jnp.float8_e5m2, jnp.bfloat16, jnp.float32])
+def test_parameters_of_8_bits(grad: Any):
+    """JAX promotes them to nothing: an update is as wide as its gradient, float32 for two different 8-bit dtypes."""
+    params = {"w": jnp.ones(3, jnp.float8_e4m3fn)}
+    tx = gradtx.adamw(0.25)
+    updates, state = tx.update({"w": jnp.ones(3, grad)}, tx.init(params), params)
+    assert updates["w"].dtype == (jnp.float32 if grad == jnp.float8_e5m2 else grad)
+    assert optax.tree.get(state, "nu")["w"].dtype == jnp.float32
+    new = gradtx.apply_updates(params, updates)["w"]
+    assert new.dtype == jnp.float8_e4m3fn
+    np.testing.assert_array_equal(np.asarray(new, np.float32), 0.75)
+
+
 def test_step_donates_and_does_not_recompile():
     p, state = jax.tree.map(jnp.copy, TREE), gradtx.adamw(1e-3).init(TREE)
     before = gradtx._apply._donating_step._cache_size()

@@ -462,3 +462,25 @@ def test_storage_dtypes(dtype: Any):
         gradtx.named("x", optax.clip(1.0))
     with pytest.raises(TypeError, match="non-empty string"):
         gradtx.chain(("", gradtx.clip(1.0)))
+
+
+@pytest.mark.parametrize("returned", ["fast", 1j, None, np.complex64(1)], ids=repr)
+@pytest.mark.parametrize("name", ["learning_rate", "b1"])
+def test_a_schedule_that_returns_no_number(name: str, returned: Any):
+    tx = gradtx.adam(**{"learning_rate": 0.1, name: lambda count: returned})
+    with pytest.raises(
+        ValueError, match=r"scale_by_learning_rate|ema_first_moment: expected the schedule to return a real"
+    ):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3))
+
+
+def test_a_function_without_a_hash_as_a_keyword_of_step():
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, params: Any) -> Any:
+            return jnp.sum(params)
+
+    tx = gradtx.sgd(0.1)
+    with pytest.raises(TypeError, match=r"step: expected the function value_fn= to be hashable"):
+        gradtx.step(tx, jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3), value_fn=Loss())

@@ -25,9 +25,16 @@ def real_dtype(dtype: np.dtype) -> np.dtype:
 
 @functools.cache
 def promote(a: np.dtype, b: np.dtype) -> np.dtype:
-    """`jnp.promote_types`, also where the user asked for strict promotion."""
+    """`jnp.promote_types`, also where the user asked for strict promotion, and for 8-bit floats, which JAX promotes to
+    nothing: the other dtype, and float32 for two different ones.
+    """
     if a == b:
         return a
+    narrow = [jnp.issubdtype(x, jnp.floating) and x.itemsize == 1 for x in (a, b)]
+    if all(narrow):
+        return np.dtype(np.float32)
+    if any(narrow) and is_inexact(b if narrow[0] else a):
+        return b if narrow[0] else a
     with jax.numpy_dtype_promotion("standard"):
         return np.dtype(jnp.promote_types(a, b))
 

@@ -23,7 +23,8 @@ class Decay:
     """A decay rate `b` in [0, 1), kept as the complement `1 - b`.
 
     The complement is computed in Python floats, so nothing is lost when it becomes a float32: `1 - float32(0.999)`
-    is already wrong by 1.3e-5. `value`, `float()` and printing give `b` back.
+    is already wrong by 1.3e-5. `value`, `float()` and printing give `b` back, and arithmetic takes it as a number
+    (`1 - decay` is the complement itself).
     """
 
     __slots__ = ("complement",)
@@ -43,6 +44,53 @@ class Decay:
 
     def __float__(self) -> float:
         return float(self.value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.value, dtype)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else repr(self)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.value, digits)
+
+    def __neg__(self) -> Any:
+        return -self.value
+
+    def __add__(self, other: Any) -> Any:
+        return self.value + other
+
+    def __sub__(self, other: Any) -> Any:
+        return self.value - other
+
+    def __rsub__(self, other: Any) -> Any:
+        return self.complement if isinstance(other, (int, float)) and other == 1 else other - self.value
+
+    def __mul__(self, other: Any) -> Any:
+        return self.value * other
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.value / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self.value
+
+    def __pow__(self, other: Any) -> Any:
+        return self.value**other
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __lt__(self, other: Any) -> Any:
+        return self.value < (other.value if isinstance(other, Decay) else other)
+
+    def __le__(self, other: Any) -> Any:
+        return self.value <= (other.value if isinstance(other, Decay) else other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.value > (other.value if isinstance(other, Decay) else other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.value >= (other.value if isinstance(other, Decay) else other)
 
     def __repr__(self) -> str:
         return show_number(self.value)
@@ -123,7 +171,7 @@ class DecayNumber(Field):
                 raise ValueError(f"{where}: expected a decay rate in [0, 1), got {value:g}")
             return Decay(1.0 - value)
         if isinstance(value, (jax.Array, np.ndarray)):
-            return Decay(1 - value)
+            return Decay(1 - value if isinstance(value, jax.core.Tracer) else _complements(value))
         return value
 
     def show(self, value: Any) -> str:
@@ -193,6 +241,15 @@ def _number(value: Any, where: str, *, schedulable: bool) -> Any:
             # The shortest decimal that names this float32: whoever passes float32(0.9) means 0.9.
             return float(str(np.asarray(value)[()]))
     return float(value)
+
+
+def _complements(decays: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """`1 - b` of an array, as for single numbers: of the shortest decimals that name float32s."""
+    if decays.dtype != np.float32:
+        return 1 - decays
+    flat = [1.0 - float(str(b)) for b in np.asarray(decays).ravel()]
+    complements = np.asarray(flat, np.float32).reshape(decays.shape)
+    return jnp.asarray(complements) if isinstance(decays, jax.Array) else complements
 
 
 def show_number(value: Any) -> str:

@@ -212,7 +212,7 @@ def _clamp(x: Array) -> Array:
 
 
 def _clip_finite(x: Array, limit: float) -> Array:
-    return jnp.where(jnp.isinf(x), x, jnp.clip(x, -limit, limit))
+    return jnp.where(jnp.isfinite(x), jax.lax.clamp(jnp.asarray(-limit, x.dtype), x, jnp.asarray(limit, x.dtype)), x)
 
 
 def _largest_square_root(dtype: Any) -> float:

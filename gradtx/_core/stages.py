@@ -48,6 +48,8 @@ class Step(NamedTuple):
             # Schedules mix counts and floats; Optax's are not written for strict promotion.
             with jax.numpy_dtype_promotion("standard"):
                 number = number(self.count)
+            if not _is_real(number):
+                raise ValueError(f"expected the schedule to return a real number, got {number!r}")
         value = jnp.asarray(number)
         if value.ndim:
             raise ValueError(
@@ -59,6 +61,14 @@ class Step(NamedTuple):
     def complement(self, decay: Decay | Schedule) -> jax.Array:
         """`1 - b` of a decay rate, without the cancellation that computing it here would cost."""
         return self.value(decay.complement) if isinstance(decay, Decay) else 1 - self.value(decay)
+
+
+def _is_real(value: Any) -> bool:
+    """Whether this is a number or an array of numbers that are not complex."""
+    if isinstance(value, (bool, int, float)):
+        return True
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    return hasattr(value, "dtype") and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
 
 
 class Stage(Transform):

@@ -77,5 +77,5 @@ def weight_before(step: Step, decay: Any) -> jax.Array:
 def towards(mean: jax.Array, x: jax.Array, rate: jax.Array) -> jax.Array:
     """`mean + rate * (x - mean)`, started from whichever of the two weighs more: `x` itself where the rate is 1."""
     mostly_x = rate > 0.5
-    start, other = jnp.where(mostly_x, x, mean), jnp.where(mostly_x, mean, x)
-    return start + jnp.where(mostly_x, 1 - rate, rate) * (other - start)
+    # From x it is `x + (1 - rate) * (mean - x)`: both signs turned, so that one difference serves both.
+    return jnp.where(mostly_x, x, mean) + jnp.where(mostly_x, rate - 1, rate) * (x - mean)
