@@ -34,10 +34,11 @@ CHAINS = {
     ),
     "accumulate": lambda: gradtx.accumulate_gradients(gradtx.adam(1e-2), 2),
     "muon": lambda: gradtx.muon(1e-2),
+    "packed": lambda: gradtx.with_storage(gradtx.adamw(1e-2), "quarter", min_size=8),
     "noise": lambda: gradtx.noisy_sgd(1e-2),
     "inject": lambda: gradtx.inject_hyperparams(gradtx.adafactor(1e-2, min_dim_size_to_factor=8)),
 }
-ELEMENTWISE = {"groups", "accumulate", "noise"}
+ELEMENTWISE = {"groups", "accumulate", "noise", "packed"}
 LAYOUTS = {
     "replicated": {},
     "tensor": {"matrix": (None, "model"), "vector": ("model",)},
@@ -328,3 +329,25 @@ def test_parameters_are_rounded_to_the_same_bits():
         jax.tree.leaves(gradtx.step(tx, params, tx.init(params), grads, donate=False)),
     ):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "half"])
+def test_storage_on_explicit_axes(name):
+    """Random bits are the whole array's, and lie as the part does."""
+    tx = gradtx.with_storage(gradtx.adamw(1e-2), name, min_size=8)
+    expected, _ = train(tx, mesh_of(), {}, steps=1)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        params, _ = train(gradtx.shard_state(tx, mesh, min_size=8), mesh, LAYOUTS["tensor"], steps=1)
+    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(got, np.asarray(want), rtol=1.2e-7, atol=1e-9)
+
+
+def test_it_is_described_on_two_axes():
+    """By functions that only look at shapes, where nobody would see how parameters lie."""
+    mesh = mesh_of()
+    params, tx = placed(mesh, LAYOUTS["tensor"], 0), gradtx.shard_state(gradtx.adamw(1e-2), mesh, min_size=8)
+    plan = gradtx.memory_plan(tx, params)
+    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tx.init(params)))
+    assert sum(row.device_bytes for row in plan.rows) == held
+    assert "shard_state" in str(gradtx.describe(tx, params))

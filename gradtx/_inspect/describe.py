@@ -17,6 +17,7 @@ from gradtx._core.transform import Transform
 from gradtx._inspect import walk
 from gradtx._inspect.equations import saying
 from gradtx._inspect.outline import Line, outline
+from gradtx._sharding import abstract_state
 
 
 class Kept(NamedTuple):
@@ -209,7 +210,7 @@ class _Found:
     @classmethod
     def of(cls, tx: Transform, params: Any, parameters: int) -> _Found:
         found = cls(parameters, {}, {})
-        for part in walk.parts(tx, jax.eval_shape(tx.init, params)):
+        for part in walk.parts(tx, abstract_state(tx, params)):
             if not isinstance(part.tx, Stage):
                 alone = not getattr(part.tx, "transparent", False)
                 own = [name for name in part.state._fields if name not in part.tx.held] if alone else []

@@ -149,12 +149,7 @@ def memory_plan(tx: Any, params: Any) -> MemoryPlan:
 
 
 def _total(tx: Any, params: Any) -> int:
-    return sum(map(_bytes, jax.tree.leaves(jax.eval_shape(tx.init, _shapes(params)))))
-
-
-def _shapes(params: Any) -> Any:
-    leaves, treedef = trees.flatten(params, "the parameter")
-    return jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves])
+    return sum(map(_bytes, jax.tree.leaves(abstract_state(tx, params))))
 
 
 def _bytes(x: Any) -> int:

@@ -30,7 +30,7 @@ def bfloat16_bits(x: jax.Array, random: jax.Array) -> jax.Array:
     """
     word = bits_of(x)
     may_round = jnp.abs(x) < _LARGEST_BFLOAT16  # false for NaN
-    return word + jnp.where(may_round, random >> 16, jnp.zeros_like(random))
+    return jnp.where(may_round, word + (random >> 16), word)  # each lies as x does, on explicit meshes too
 
 
 def encode_bfloat16(x: jax.Array, random: jax.Array) -> jax.Array:
