@@ -230,8 +230,8 @@ def shard_state(
 
         g = scatter(gradients);  p = scatter(parameters);  u = tx.update(g, state, p);  new = gather(p + u)
 
-    where scattering a gradient that the devices still have to sum is one reduce-scatter, scattering parameters moves
-    nothing, and `new` is gathered once. `gradtx.step` does just that, called from outside or within a jitted training
+    where scattering a gradient that the devices still have to sum is one reduce-scatter (where the compiler makes it one:
+    `rehearse` says), scattering parameters moves nothing, and `new` is gathered once. `gradtx.step` does just that, called from outside or within a jitted training
     step. `update` keeps Optax's contract instead, updates like the parameters: it gathers the updates, which costs a
     buffer of the parameters' size (and twice the traffic where parameters have 16 bits and updates 32).
 
