@@ -4,7 +4,7 @@
 
 On paper: shapes and shardings alone, over meshes of devices that are not there. The bytes are those that `init` would
 allocate. What is sent is (n - 1) / n of every split gradient (scattered) and parameter (gathered), and twice that for
-gradients whose state stays whole; benchmarks/zero.py finds the same in programs for v5e 2x4, and more for larger slices.
+gradients whose state stays whole; benchmarks/zero.py finds the same for v5e 2x4, and more for larger slices.
 """
 
 from __future__ import annotations
