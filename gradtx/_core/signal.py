@@ -146,6 +146,11 @@ class Signal:
         return dataclasses.replace(self, **changes)
 
     @property
+    def opposed(self) -> bool:
+        """Whether a learning rate has turned the update since it came into this scope."""
+        return self.sense.opposed
+
+    @property
     def captured(self) -> Array:
         """The gradient, where an estimator runs: it is set there."""
         assert self.gradient is not None
