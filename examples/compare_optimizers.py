@@ -71,13 +71,19 @@ GALLERY = {
         "schedule_free_adamw": (lambda lr: gradtx.schedule_free_adamw(lr), 1e-2),
         "prodigy": (gradtx.prodigy, 1.0),
     },
-    "signs, layers, matrices": {
+    "signs and layers": {
         "sign_sgd": (gradtx.sign_sgd, 1e-3),
         "signum": (gradtx.signum, 1e-3),
         "lion": (gradtx.lion, 5e-4),
         "lars": (lambda lr: gradtx.lars(lr, trust_coefficient=0.01), 3.0),
         "lamb": (gradtx.lamb, 0.02),
+    },
+    "curvature": {
         "muon": (gradtx.muon, 0.02),
+        "soap": (gradtx.soap, 0.01),
+        "kron": (gradtx.kron, 3e-3),
+        # Meant for losses without noise: here its pairs and its line search see one batch at a time.
+        "lbfgs": (gradtx.lbfgs, 1.0),
     },
 }
 SPREAD = np.geomspace(1 / 30, 30, 7)
@@ -147,7 +153,7 @@ def draw(results, path):
         len(families), columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     curves = {key: np.asarray(smooth(jnp.asarray(curve))) for key, (curve, *_) in results.items()}
-    colors = ["#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00"]  # Okabe & Ito's
+    colors = ["#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe & Ito's
     for row, (family, names) in enumerate(families.items()):
         for column in range(columns):
             axes = grid[row][column]

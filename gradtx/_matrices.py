@@ -37,6 +37,28 @@ class matrices:
 
 
 @dataclasses.dataclass(frozen=True)
+class axes_between:
+    """A predicate for `by_path`: parameters of some numbers of axes, but for some paths.
+
+    Attributes:
+        least: the smallest number.
+        most: the largest; None: any.
+        but: path patterns of parameters that are none.
+    """
+
+    least: int
+    most: int | None
+    but: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "but", _patterns(self.but))
+
+    def __call__(self, path: str, leaf: Any) -> bool:
+        axes = len(leaf.shape)
+        return self.least <= axes and (self.most is None or axes <= self.most) and not _matches(self.but, path, leaf)
+
+
+@dataclasses.dataclass(frozen=True)
 class axes_are:
     """A predicate for `by_path`: parameters to which a table assigns these dimension numbers.
 

@@ -57,7 +57,7 @@ class Plan:
     stages: tuple[st.Stage, ...]
     skeletons: tuple[st.Stage, ...]
     segments: tuple[Segment, ...]
-    clamp: bool
+    clamp: str
     masked: tuple[int, ...]
     selectors: tuple[Selectors, ...]
     needs_params: tuple[str, ...]
@@ -105,7 +105,7 @@ def placed(tx: Any, inside: Selectors = (), rules: tuple[Rules, ...] = ()) -> li
 
 def _scoped(stages: Any, inside: Selectors, rules: tuple[Rules, ...]) -> list[Placed]:
     flat = [one for part in stages for one in placed(part, inside, rules)]
-    enter = st.enter_scope(_squares(stages))
+    enter = st.enter_scope(_use(stages))
     return [Placed(enter, inside, ()), *flat, Placed(st.exit_scope(), inside, ())]
 
 
@@ -116,12 +116,15 @@ def codecs(places: list[Placed]) -> tuple[Unit, ...]:
     return units_of([one.stage for one in places], [one.rules for one in places])
 
 
-def _squares(stages: Any) -> bool:
-    """Whether a stage of this scope squares its gradient."""
-    return any(
-        _squares(stage.stages) if stage.composite in ("chain", "stored") else getattr(stage, "squares", False)
+def _use(stages: Any) -> str:
+    """What the stages of this scope do with its gradient that must not overflow: `"squares"` before `"sums"`."""
+    uses = [
+        _use(stage.stages)
+        if stage.composite in ("chain", "stored")
+        else "squares" * getattr(stage, "squares", False) or "sums" * getattr(stage, "directs", False)
         for stage in stages
-    )
+    ]
+    return "squares" if "squares" in uses else "sums" if "sums" in uses else ""
 
 
 def label(stage: st.Stage) -> str:
@@ -144,7 +147,7 @@ def plan_for(treedef: Any) -> Plan:
         stages=stages,
         skeletons=tuple(map(skeleton, stages)),
         segments=tuple(_segments(stages)),
-        clamp=_squares((tx,)),
+        clamp=_use((tx,)),
         masked=tuple(i for i, s in enumerate(stages) if selectors[i] or type(s).applies is not st.Stage.applies),
         selectors=selectors,
         needs_params=tuple(label(s) for s in stages if "param" in s.requires),

@@ -119,7 +119,7 @@ class Signal:
         second: the second moment, once estimated in this scope.
         outer: the signal around the current scope.
         fresh: whether `update` still is `first.raw`.
-        clamp: whether this scope squares its gradient, which then must not overflow.
+        clamp: what this scope does with its gradient, which then must not overflow: `"squares"`, `"sums"` or nothing.
         sense: how stages have turned the update since it came into this scope.
         captured_as: the sense of what was captured as the gradient.
         marks: updates of earlier in this scope, by the name under which a stage put them here for one that follows.
@@ -132,7 +132,7 @@ class Signal:
     second: SecondMoment | None = None
     outer: Signal | None = None
     fresh: bool = dataclasses.field(default=False, metadata={"static": True})
-    clamp: bool = dataclasses.field(default=False, metadata={"static": True})
+    clamp: str = dataclasses.field(default="", metadata={"static": True})
     sense: Sense = Sense()
     captured_as: Sense = Sense()
     marks: dict[str, Array] = dataclasses.field(default_factory=dict)
@@ -160,11 +160,11 @@ class Signal:
         """The signal with its gradient set: the update as it is now, unless an earlier stage captured it.
 
         Where the scope squares its gradient, both are clamped to what can be squared: an update that the clamped
-        moments divide must be of their size.
+        moments divide must be of their size. Where only its direction counts, to what can be added up.
         """
         if self.gradient is not None:
             return self
-        gradient = _clamp(self.update) if self.clamp else self.update
+        gradient = _clamp(self.update, self.clamp) if self.clamp else self.update
         return self.replace(gradient=gradient, update=gradient, captured_as=self.sense)
 
 
@@ -208,12 +208,17 @@ def square(x: Array) -> Array:
     return jnp.square(x)
 
 
-def _clamp(x: Array) -> Array:
-    """Limit |x| to what can be squared. Infinities and NaN stay: a failure must not be hidden."""
+def _clamp(x: Array, use: str) -> Array:
+    """Limit |x| to what can be squared, or to a quarter of the largest number, whose differences and averages are finite.
+
+    Infinities and NaN stay: a failure must not be hidden.
+    """
+    real = x.real.dtype
+    limit = _largest_square_root(real) if use == "squares" else float(jnp.finfo(real).max) / 4
     if jnp.iscomplexobj(x):
-        limit = _largest_square_root(x.real.dtype) / 2**0.5
+        limit = limit / 2**0.5
         return jax.lax.complex(_clip_finite(x.real, limit), _clip_finite(x.imag, limit))
-    return _clip_finite(x, _largest_square_root(x.dtype))
+    return _clip_finite(x, limit)
 
 
 def _clip_finite(x: Array, limit: float) -> Array:

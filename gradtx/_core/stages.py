@@ -121,6 +121,7 @@ class Leafwise(Stage):
     Attributes:
         estimates: the moment of the *gradient* that this stage estimates, if it does: `"first"` or `"second"`.
         squares: whether it squares the gradient, which is then kept from overflowing for the whole scope.
+        directs: whether only the update's direction counts, of whatever size; sums are then kept from overflowing.
         writes: whether it replaces `update`.
         randomized: whether `s` is to hold `count` and `leaf` (int32 scalars: completed steps, the leaf's index in the
             tree), from which random bits follow.
@@ -130,6 +131,7 @@ class Leafwise(Stage):
 
     estimates: ClassVar[Literal["first", "second"] | None] = None
     squares: ClassVar[bool] = False
+    directs: ClassVar[bool] = False
     writes: ClassVar[bool] = True
     randomized: ClassVar[bool] = False
     recalls: ClassVar[bool] = False
@@ -263,7 +265,7 @@ class Foreign(Opaque):
 class enter_scope(Leafwise):
     """Start a scope: what flows in is its gradient."""
 
-    clamp: bool = False
+    clamp: str = ""
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         return Signal(update=signal.update, param=signal.param, outer=signal, clamp=self.clamp)

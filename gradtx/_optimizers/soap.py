@@ -6,7 +6,7 @@ from typing import Any
 
 from gradtx._core.chain import chain
 from gradtx._core.stages import Stage
-from gradtx._matrices import leaves_with, matrices
+from gradtx._matrices import axes_between, leaves_with, matrices
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.eigenbasis import from_eigenbasis, to_eigenbasis
 from gradtx._primitives.moments import ema_first_moment, ema_second_moment
@@ -30,6 +30,8 @@ def soap(
     dimension_numbers: Any = None,
     adam_paths: tuple[Any, ...] = (),
     storage: Any = None,
+    precondition_1d: bool = False,
+    merge_dims: bool = False,
 ) -> Stage:
     r"""SOAP: AdamW whose second moment and division are in the eigenbasis of the gradient's Kronecker factors.
 
@@ -38,7 +40,9 @@ def soap(
 
     with $Q_L$, $Q_R$ from `to_eigenbasis`. **Which parameter gets what:** a parameter of two axes is a matrix, every
     other gets AdamW with the same numbers. Parameters of more axes are rotated only if `dimension_numbers` says which
-    of them are rows and columns; their other axes are a stack, decomposed in one batched call.
+    of them are rows and columns; their other axes are a stack, decomposed in one batched call. `merge_dims` and
+    `precondition_1d` rotate arrays of more axes and vectors as the authors' code can. A side that is longer than
+    `max_precond_dim` is not rotated, so a limit between the lengths of the sides gives the paper's one-sided SOAP.
 
     Args:
         learning_rate: $\eta$, a number or a schedule.
@@ -48,13 +52,17 @@ def soap(
         eps: $\epsilon \ge 0$.
         weight_decay: $\lambda \ge 0$, times the learning rate.
         precondition_frequency: the steps between renewals of the basis, >= 1.
-        max_precond_dim: a side longer than this keeps its own basis; with 0 this is AdamW.
+        max_precond_dim: a side longer than this keeps its own basis, without state; with 0 this is AdamW.
         mask: which leaves decay, as for `decoupled_weight_decay`.
         mu_dtype: the dtype in which the first moment is stored; None is float32.
         dimension_numbers: which parameters are matrices, and what their axes are: as `muon_weight_dimension_numbers`
             of `muon`. What it does not mention gets AdamW.
         adam_paths: path patterns of parameters that get AdamW whatever their shape.
         storage: how the state is kept, as in `with_storage`; None: float32.
+        precondition_1d: whether vectors are rotated by the eigenvectors of their one factor, n² for n elements.
+        merge_dims: whether in every parameter of two axes or more neighbouring axes are joined while their product is
+            at most `max_precond_dim`, and each side that results has a factor; up to six. A small matrix becomes one
+            vector, with a full factor: choose `max_precond_dim` accordingly. Not together with `dimension_numbers`.
 
     Returns:
         `chain(ema_first_moment(b1, mu_dtype), to_eigenbasis(shampoo_beta, precondition_frequency, max_precond_dim),
@@ -62,18 +70,29 @@ def soap(
         decoupled_weight_decay(weight_decay, mask), scale_by_learning_rate(learning_rate))`.
 
     Raises:
-        ValueError: from `init` and `update`: a parameter chosen as a matrix does not have the axes named for it.
+        ValueError: both `dimension_numbers` and `merge_dims`. From `init` and `update`: a parameter chosen as a matrix
+            does not have the axes named for it, or has more than six sides.
 
     Source:
         Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv:2409.11321, Algorithm 3; defaults of
         the authors' implementation, https://github.com/nikhilvyas/SOAP, which applies no update in the first step.
     """
     beta = b2 if shampoo_beta is None else shampoo_beta
+    groups: list[tuple[Any, Any]] = []
     if dimension_numbers is None:
-        groups: list[tuple[Any, Any]] = [(matrices(adam_paths), None)]
+        plain = not merge_dims and not precondition_1d
+        among = axes_between(1 if precondition_1d else 2, None if merge_dims else 2, adam_paths)
+        groups.append((matrices(adam_paths) if plain else among, None))
+    elif merge_dims:
+        raise ValueError("soap: expected dimension_numbers, which name the sides, or merge_dims, which finds them")
     else:
-        groups = list(leaves_with(dimension_numbers, adam_paths, "soap(dimension_numbers=...)"))
-    rotations = [to_eigenbasis(beta, precondition_frequency, max_precond_dim, numbers, who) for who, numbers in groups]
+        groups += leaves_with(dimension_numbers, adam_paths, "soap(dimension_numbers=...)")
+        if precondition_1d:
+            groups.append((axes_between(1, 1, adam_paths), None))
+    rotations = [
+        to_eigenbasis(beta, precondition_frequency, max_precond_dim, numbers, who, merge_dims)
+        for who, numbers in groups
+    ]
     return stored(
         chain(
             ema_first_moment(b1, mu_dtype),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,19 +20,15 @@ from gradtx._core.signal import Signal, _clamp, _largest_square_root
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
-from gradtx._primitives.matrices import (
-    Layout,
-    MuonDimensionNumbers,
-    adjoint,
-    dimension_numbers,
-    largest,
-    placed_like,
-    product,
-)
+from gradtx._primitives.decompositions import anywhere, eigenvectors, orthonormalized
+from gradtx._primitives.matrices import adjoint, dimension_numbers, largest, placed_like, product
+from gradtx._primitives.sides import Sides, sides_of
 from gradtx._primitives.weight_decay import mask_leaves
 
 Array = jax.Array
 Slots = dict[str, Array]
+
+NAMES = ("left", "right", "third", "fourth", "fifth", "sixth")
 
 # What a step does with the basis, before it uses it.
 KEEP, START, DECOMPOSE, ITERATE = range(4)
@@ -43,21 +40,14 @@ class Rotated(Signal):
     """A signal in another basis, with the way back.
 
     Attributes:
-        left: `[stack, fan_in, fan_in]`, the basis of the rows, as columns; None: theirs.
-        right: `[stack, fan_out, fan_out]`, the basis of the columns; None: theirs.
+        bases: for each side `[stack, length, length]`, its basis, as columns; None: its own.
         before: the signal as it came.
-        numbers: which axes are rows and columns.
+        sides: which axes they are.
     """
 
-    left: Array | None = None
-    right: Array | None = None
+    bases: tuple[Array | None, ...] = ()
     before: Signal | None = None
-    numbers: MuonDimensionNumbers | None = dataclasses.field(default=None, metadata={"static": True})
-
-    def back(self, x: Array) -> Array:
-        """An array of this basis in the parameter's own."""
-        layout = Layout(x.shape, self.numbers)
-        return _between(layout, x, self.left, None if self.right is None else adjoint(self.right))
+    sides: Sides | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 class to_eigenbasis(Leafwise):
@@ -71,29 +61,35 @@ class to_eigenbasis(Leafwise):
     of the first gradient's factors; before every step after a multiple of `every` it is renewed by one step of
     orthogonal iteration, $Q \leftarrow \text{QR}(L Q)$, the columns in the order of $\text{diag}(Q^H L Q)$ (each
     result goes back to its column's place, so a second moment estimated per column stays valid). Renewals are in a
-    branch: other steps do not pay for them. Stages behind this one, up to `from_eigenbasis`, see only the rotated
+    branch, also under `jax.vmap`: other steps do not pay for them. Stages behind this one, up to `from_eigenbasis`, see only the rotated
     gradient. Signs and phases of eigenvectors cancel on the way back. Hypergradients take the basis as constant.
 
-    All matrices of a stack are decomposed in one batched call. Complex matrices have unitary bases.
+    All matrices of a stack are decomposed in one batched call. Complex matrices have unitary bases. A vector has the one
+    factor $g g^H$; an array of more sides (`merge`) has one for each side, of the array as a matrix of that side against
+    all others, and is turned by each basis in turn.
 
     Args:
         beta: the decay $\beta$ in [0, 1); may be a schedule.
         every: the steps between renewals, >= 1.
         max_dim: a side longer than this keeps its own basis, and no state; so does one of length 1.
-        numbers: `MuonDimensionNumbers`, which axes are rows and columns; the others are a stack. None: the last two.
+        numbers: `MuonDimensionNumbers`, which axes are rows and columns; the others are a stack. None: the one axis of a
+            vector, the last two of another array.
         mask: which leaves are rotated, as for `add_decayed_weights`; the others pass through. None: those of two axes,
-            or all, if `numbers` are given.
+            or all, if `numbers` are given, or those of two or more, if they are merged.
+        merge: whether every axis of an array is (part of) a side, instead of a stack: neighbouring axes are joined from
+            the first on, as long as their product is at most `max_dim`. Not together with `numbers`.
 
     State:
-        `left`, `left_basis`: `[stack, fan_in, fan_in]`. `right`, `right_basis`: `[stack, fan_out, fan_out]`. The factors
-        are debiased averages; bases of zeros, as in a fresh state, stand for the identity. `weight`: float[3], only if
-        the decay is a schedule.
+        `left`, `left_basis`: `[stack, fan_in, fan_in]`. `right`, `right_basis`: `[stack, fan_out, fan_out]`; with `merge`
+        also `third`, ... to `sixth` and their bases. The factors are debiased averages; bases of zeros, as in a fresh
+        state, stand for the identity. `weight`: float[3], only if the decay is a schedule.
 
     Raises:
-        ValueError: a leaf does not have the axes of `numbers`, or an argument is out of range.
+        ValueError: a leaf does not have the axes of `numbers`, or more than six sides; or an argument is out of range.
 
     Source:
-        Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv:2409.11321, Algorithms 3 and 4.
+        Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv:2409.11321, Algorithms 3 and 4; `merge` as
+        `merge_dims` in https://github.com/nikhilvyas/SOAP.
     """
 
     beta: Any = decay_field(default=0.95)
@@ -101,10 +97,13 @@ class to_eigenbasis(Leafwise):
     max_dim: int = 10_000
     numbers: Any = None
     mask: Any = None
+    merge: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", dimension_numbers(self.numbers))
         super().__post_init__()
+        if self.merge and self.numbers is not None:
+            raise ValueError("to_eigenbasis: expected numbers, which name the sides, or merge=True, which finds them")
         for name, least in (("every", 1), ("max_dim", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -119,23 +118,26 @@ class to_eigenbasis(Leafwise):
         if self.mask is not None:
             chosen = mask_leaves(self.mask, params, label(self))
         else:
-            chosen = [self.numbers is not None or len(np.shape(leaf)) == 2 for _, leaf in flat]
+            axes = [len(np.shape(leaf)) for _, leaf in flat]
+            chosen = [self.numbers is not None or n == 2 or (self.merge and n > 2) for n in axes]
         for (path, leaf), mine in zip(flat, chosen, strict=True):
             try:
-                Layout(np.shape(leaf), self.numbers) if mine else None
+                count = len(self._sides(np.shape(leaf)).lengths) if mine else 0
+                if count > len(NAMES):
+                    raise ValueError(f"expected an array of at most {len(NAMES)} sides, got {count}")
             except ValueError as error:
                 raise ValueError(f"{label(self)}: leaf {trees.path_name(path)}: {error}") from error
         return chosen
 
+    def _sides(self, shape: tuple[int, ...]) -> Sides:
+        return sides_of(shape, self.numbers, self.max_dim if self.merge else None)
+
     def slots(self) -> tuple[Slot, ...]:
-        left, right = (functools.partial(_square, self.numbers, self.max_dim, side) for side in (-2, -1))
-        return (
-            Slot("left", role="factored", shape=left),
-            Slot("left_basis", role="factored", shape=left),
-            Slot("right", role="factored", shape=right),
-            Slot("right_basis", role="factored", shape=right),
-            *weight_slot(self.beta),
-        )
+        slots = []
+        for i, name in enumerate(NAMES if self.merge else NAMES[:2]):
+            shape = functools.partial(_square, self._sides, self.max_dim, i)
+            slots += [Slot(name, role="factored", shape=shape), Slot(f"{name}_basis", role="factored", shape=shape)]
+        return (*slots, *weight_slot(self.beta))
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         numbers, memory = average(step, self.beta)
@@ -145,26 +147,28 @@ class to_eigenbasis(Leafwise):
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
         gradient = signal.capture().captured
-        layout = Layout(gradient.shape, self.numbers)
-        x = layout.matrices(gradient).reshape(-1, layout.fan_in, layout.fan_out)
+        sides = self._sides(gradient.shape)
+        x = sides.blocks(gradient)
         # No product of such a matrix with itself overflows, nor is the inverse of one subnormal; only directions count.
-        bound = _largest_square_root(largest(x).dtype) / 4 / math.sqrt(layout.fan_in * layout.fan_out)
-        x = x * (bound / jnp.maximum(largest(x), bound))
+        size = largest(x.reshape(sides.stack, 1, -1))
+        bound = _largest_square_root(size.dtype) / 4 / math.sqrt(math.prod(sides.lengths))
+        x = x * (bound / jnp.maximum(size, bound)).reshape(-1, *(1,) * len(sides.lengths))
         new = {}
-        for side, y in (("left", x), ("right", adjoint(x))):
-            if side in slots:
-                new[f"{side}_basis"] = _renewed(s.renewal, slots[side], slots[f"{side}_basis"])
-                new[side] = towards(slots[side], product(y, adjoint(y)), s.rate)
+        for i, name in enumerate(NAMES):
+            if name in slots:
+                y = sides.unfolded(x, i)
+                new[f"{name}_basis"] = _renewed(s.renewal, slots[name], slots[f"{name}_basis"])
+                new[name] = towards(slots[name], product(y, adjoint(y)), s.rate)
         return {name: placed_like(x, slots[name]) for name, x in new.items()}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         signal = signal.capture()
-        left, right = slots.get("left_basis"), slots.get("right_basis")
-        layout = Layout(signal.update.shape, self.numbers)
+        sides = self._sides(signal.update.shape)
+        bases = tuple(slots.get(f"{name}_basis") for name, _ in zip(NAMES, sides.lengths, strict=False))
 
         def rotated(x: Array) -> Array:
-            y = _between(layout, x, None if left is None else adjoint(left), right)
-            return _clamp(y) if signal.clamp else y
+            y = sides.turned(x, bases)
+            return _clamp(y, signal.clamp) if signal.clamp else y
 
         gradient, first = rotated(signal.captured), signal.first
         if signal.update is signal.gradient:
@@ -185,10 +189,9 @@ class to_eigenbasis(Leafwise):
             outer=signal.outer,
             fresh=signal.fresh,
             clamp=signal.clamp,
-            left=left,
-            right=right,
+            bases=bases,
             before=signal,
-            numbers=self.numbers,
+            sides=sides,
         )
 
 
@@ -214,37 +217,41 @@ class from_eigenbasis(Leafwise):
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         while isinstance(signal, Rotated):
             assert signal.before is not None
-            before = signal.before
-            signal = before.write(placed_like(signal.back(signal.update), before.update))
+            assert signal.sides is not None
+            before, update = signal.before, signal.sides.turned(signal.update, signal.bases, back=True)
+            signal = before.write(placed_like(update, before.update))
         return signal
 
 
-def _square(numbers: Any, max_dim: int, side: int, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of a factor of one side: -2 the rows', -1 the columns'."""
+def _square(
+    sides_of: Callable[[tuple[int, ...]], Sides], max_dim: int, side: int, shape: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """The shape of the factor of one side."""
     try:
-        *stack, rows, columns = Layout(shape, numbers).shape
+        sides = sides_of(shape)
     except ValueError:
         return None  # a leaf on which the stage does not act
-    n = (rows, columns)[side]
-    return (math.prod(stack), n, n) if 1 < n <= max_dim and math.prod(shape) else None
-
-
-def _between(layout: Layout, x: Array, left: Array | None, right: Array | None) -> Array:
-    """`left @ x @ right` for each matrix of an array."""
-    if left is None and right is None:
-        return x
-    y = layout.matrices(x).reshape(-1, layout.fan_in, layout.fan_out)
-    y = y if left is None else product(left, y)
-    y = y if right is None else product(y, right)
-    return layout.array(y.reshape(layout.shape))
+    if side >= len(sides.lengths) or not 1 < (n := sides.lengths[side]) <= max_dim or not math.prod(shape):
+        return None
+    return (sides.stack, n, n)
 
 
 def _renewed(renewal: Array, factor: Array, basis: Array) -> Array:
     """The basis for this step. Its derivative is infinite where eigenvalues are equal, as in a factor of zeros."""
-    branches = [lambda f, q: q, _identity, _eigenvectors, _iterated]
-    return jax.lax.switch(
-        renewal.astype(jnp.int32), branches, jax.lax.stop_gradient(factor), jax.lax.stop_gradient(basis)
-    )
+    renewal, factor, basis = jax.lax.stop_gradient((renewal, factor, basis))
+
+    def renewed() -> Array:
+        new = basis
+        for kind, way in ((START, _identity), (DECOMPOSE, _eigenvectors), (ITERATE, _iterated)):
+            new = _where(renewal == kind, functools.partial(way, factor, basis), new)
+        return new
+
+    return _where(renewal != KEEP, renewed, basis)
+
+
+def _where(mine: Array, way: Callable[[], Array], other: Array) -> Array:
+    """What a function computes, if that is wanted; in a population for whom it is wanted."""
+    return jax.lax.cond(anywhere(mine), lambda: jnp.where(mine, way(), other), lambda: other)
 
 
 def _identity(factor: Array, basis: Array) -> Array:
@@ -252,8 +259,7 @@ def _identity(factor: Array, basis: Array) -> Array:
 
 
 def _eigenvectors(factor: Array, basis: Array) -> Array:
-    """In the order of falling eigenvalues."""
-    return jnp.flip(jnp.linalg.eigh(_scaled(factor))[1], -1)
+    return eigenvectors(_scaled(factor))
 
 
 def _iterated(factor: Array, basis: Array) -> Array:
@@ -261,7 +267,7 @@ def _iterated(factor: Array, basis: Array) -> Array:
     power = product(_scaled(factor), basis)
     eigenvalues = jnp.sum((basis.conj() * power).real, axis=-2)
     order = jnp.argsort(eigenvalues, axis=-1, descending=True)
-    q = jnp.linalg.qr(jnp.take_along_axis(power, order[:, None, :], axis=-1))[0]
+    q = orthonormalized(jnp.take_along_axis(power, order[:, None, :], axis=-1))
     return jnp.take_along_axis(q, jnp.argsort(order, axis=-1)[:, None, :], axis=-1)
 
 

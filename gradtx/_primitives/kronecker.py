@@ -15,6 +15,7 @@ from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
+from gradtx._primitives.decompositions import anywhere, solve_adjoint
 from gradtx._primitives.matrices import Layout, adjoint, dimension_numbers, largest, placed_like, product, transpose
 
 Array = jax.Array
@@ -125,11 +126,14 @@ class scale_by_kron(Leafwise):
         old = {name: jnp.where(s.start > 0, first * _identity(q), q) for name, q in slots.items()}
         key = jax.random.fold_in(jax.random.key(self.seed), s.count)
 
+        due = s.due > 0
+
         def learn(old: Slots) -> Slots:
             probe = jax.random.rademacher(key, (1, *x.shape[1:]), np.int8).astype(x.dtype)
-            return _learned(old, x, jnp.broadcast_to(probe, x.shape), s.precond_lr)
+            new = _learned(old, x, jnp.broadcast_to(probe, x.shape), s.precond_lr)
+            return {name: jnp.where(due, new[name], q) for name, q in old.items()}
 
-        new = jax.lax.cond(s.due > 0, learn, lambda old: old, old)
+        new = jax.lax.cond(anywhere(due), learn, lambda old: old, old)
         return {name: placed_like(q, slots[name]) for name, q in new.items()}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
@@ -199,7 +203,7 @@ def _solved(q: Array | None, x: Array) -> Array:
         return x
     if q.ndim == 2:
         return x / q.conj()[:, :, None]
-    return jax.lax.linalg.triangular_solve(q, x, left_side=True, lower=False, transpose_a=True, conjugate_a=True)
+    return solve_adjoint(q, x)
 
 
 def _learned(old: Slots, x: Array, probe: Array, rate: Array) -> Slots:

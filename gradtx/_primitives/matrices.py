@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+try:
+    from jax.experimental.shard_alike import shard_alike
+except ModuleNotFoundError:  # jax 0.12
+    shard_alike = None  # type: ignore[assignment]
+
 Array = jax.Array
 
 
@@ -102,6 +107,8 @@ def placed_like(x: Array, reference: Array) -> Array:
     """An array with the sharding of another of its shape, which products with replicated matrices would lose."""
     if jax.device_count() == 1:
         return x
+    if shard_alike is not None:
+        return shard_alike(x, reference)[0]
     # An operand that is never taken shares its sharding all the same, and XLA drops it once that is settled.
     return jnp.where(jnp.zeros(x.shape, bool), reference.astype(x.dtype), x)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
 from gradtx._core.stages import Leafwise, slot_storage
+from gradtx._primitives.decompositions import eigenvectors
 from gradtx._primitives.matrices import Layout, adjoint, dimension_numbers, largest, product
 
 Array = jax.Array
@@ -69,6 +70,8 @@ class orthogonalize(Leafwise):
     numbers: Any = None
     dtype: Any = None
 
+    directs: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "ns_coeffs", _coefficients(self.ns_coeffs))
         object.__setattr__(self, "numbers", dimension_numbers(self.numbers))
@@ -120,14 +123,16 @@ def _coefficients(given: Any) -> Any:
 def _unit(x: Array, preconditioning: str, eps: Array) -> Array:
     """The start of the iteration. Divided by its largest element first, no matrix overflows or underflows in its norm."""
     size = largest(x)
-    y = safe_divide(x, size)
+    # The inverse of a size beyond 2**126, by which XLA multiplies, is a subnormal that is taken as 0.
+    shrink = jnp.where(size > 1, jnp.asarray(2.0**-8, size.dtype), 1)
+    y = safe_divide(x * shrink, size * shrink)
     # A size that is 0 (or a subnormal that is taken as 0) leaves nothing to orthogonalize, unless eps is 0 as well.
     size = jnp.where(size == 0, jnp.finfo(size.dtype).tiny, size)
     if preconditioning in ("frobenius", "spectral"):
         if preconditioning == "frobenius":
             norm = safe_sqrt(jnp.sum(square(y), axis=(-2, -1), keepdims=True))
         else:
-            norm = jnp.linalg.svd(y, compute_uv=False)[..., :1, None]
+            norm = _largest_singular_value(y)
         return safe_divide(y, norm + eps / size)
     gram = product(y, adjoint(y))
     if preconditioning == "schatten":
@@ -135,6 +140,16 @@ def _unit(x: Array, preconditioning: str, eps: Array) -> Array:
     else:
         whole = jnp.sum(jnp.abs(gram), axis=-1, keepdims=True)
     return safe_divide(y, safe_sqrt(jnp.maximum(whole, eps / size / size)))
+
+
+def _largest_singular_value(x: Array) -> Array:
+    """Of matrices with no more rows than columns, `[..., 1, 1]`: the length of the first left singular vector's image.
+
+    With that vector taken as constant its derivative is the right one; that of a vector need not exist.
+    """
+    gram = jax.lax.stop_gradient(product(x, adjoint(x)))
+    first = eigenvectors(gram.reshape(-1, *gram.shape[-2:]))[..., :1].reshape(*gram.shape[:-1], 1)
+    return safe_sqrt(jnp.sum(square(product(adjoint(first), x)), axis=(-2, -1), keepdims=True))
 
 
 class scale_by_dual_norm(Leafwise):
