@@ -19,7 +19,8 @@ LARGEST = 1.8446742e19
 
 class SOAP:
     def __init__(self, learning_rate=3e-3, b1=0.95, b2=0.95, shampoo_beta=None, eps=1e-8, weight_decay=0.01,
-                 precondition_frequency=10, max_precond_dim=10_000, *, dimension_numbers=None, adam_paths=()):  # fmt: skip
+                 precondition_frequency=10, max_precond_dim=10_000, *, dimension_numbers=None, adam_paths=(),
+                 precondition_1d=False, merge_dims=False):  # of a matrix that is not merged  # fmt: skip
         self.learning_rate, self.b1, self.b2, self.eps = learning_rate, b1, b2, eps
         self.beta = b2 if shampoo_beta is None else shampoo_beta
         self.weight_decay, self.every, self.max_dim = weight_decay, precondition_frequency, max_precond_dim

@@ -68,7 +68,6 @@ OPTIMIZERS = [
             "dimension_numbers": {},
             "adam_paths": ("**/matrix",),
             "precondition_1d": True,
-            "merge_dims": True,
         },
         {"learning_rate": 0.1},
         {"shampoo_beta": {"precondition_frequency": 2}},
