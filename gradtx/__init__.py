@@ -58,6 +58,7 @@ from gradtx._inspect.surgery import get_slot as get_slot
 from gradtx._inspect.surgery import map_slots as map_slots
 from gradtx._inspect.surgery import reset_slots as reset_slots
 from gradtx._inspect.surgery import set_slot as set_slot
+from gradtx._inspect.surgery import slots as slots
 from gradtx._inspect.surgery import warm_restart as warm_restart
 
 # Groups of parameters by shape

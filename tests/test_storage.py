@@ -147,6 +147,28 @@ def test_a_replaced_decay_does_not_misread_old_codes():
         assert float(apart) < (0.02 if kind == "half" else 0.3), (kind, float(apart))
 
 
+def test_slots_by_name_whatever_they_are_kept_in():
+    tree = large()
+    tx = gradtx.accumulate_gradients(gradtx.chain(gradtx.trace(0.5), gradtx.scope(gradtx.adam(1e-2))), 2)
+    coded = gradtx.with_storage(tx, "half")
+    (_, full), (_, state) = trained(tx, tree), trained(coded, tree)
+    expected, got = gradtx.slots(tx, full), gradtx.slots(coded, state)
+    assert list(got) == list(expected)
+    assert {"trace", "mu", "nu"} <= set(got)
+    for name in ("trace", "mu", "nu"):
+        chex.assert_trees_all_close(got[name], expected[name], rtol=0.01, atol=5e-3)
+
+
+def test_a_running_state_moves_to_another_storage():
+    tree = large()
+    plain, coded = gradtx.adam(1e-2), gradtx.adam(1e-2, storage="half")
+    _, full = trained(plain, tree)
+    moved = gradtx.carry_state(plain, full, coded, tree)
+    chex.assert_trees_all_equal(samples.avals(moved), samples.avals(coded.init(tree)))
+    grads = samples.grads_like(tree, seed=9)
+    chex.assert_trees_all_close(coded.update(grads, moved)[0], plain.update(grads, full)[0], atol=2e-4)
+
+
 # ---- any chain, any slot ----
 
 

@@ -23,6 +23,28 @@ from gradtx.schedules import shifted
 Fill = Literal["fresh", "mean"] | Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def slots(tx: Any, state: Any) -> dict[str, Any]:
+    """All slots of a state, decoded however they are stored.
+
+    Args:
+        tx: a gradtx transformation.
+        state: its state, or anything with it inside.
+
+    Returns:
+        `{address: tree like the parameters}` in float32 (or what a slot is declared as), `optax.MaskedNode()` where a leaf
+        has no such slot; what is kept once is an array. An address is the slot's name where that is unique.
+
+    Example:
+        >>> import gradtx
+        >>> tx = gradtx.adam(1e-3, storage="half")
+        >>> list(gradtx.slots(tx, tx.init({"w": jax.numpy.ones((64, 64))})))
+        ['mu', 'nu']
+    """
+    found = access.holders(tx, walk.find(tx, state, "slots"))
+    kept = {h.key: h.kept for h in found}
+    return {address: kept[key][name] for address, (key, name) in access.slot_addresses(found).items()}
+
+
 def get_slot(tx: Any, state: Any, name: str) -> Any:
     """One slot of a state, decoded however it is stored.
 
