@@ -271,6 +271,15 @@ def test_other_optimizers_stay_near_themselves(tx: Any):
 # ---- a transformation like any other ----
 
 
+def test_hyperparameters_are_those_of_the_optimizer():
+    tx = gradtx.adam(1e-2, storage="half")
+    assert gradtx.hyperparams(tx, tx.init(large())) == gradtx.hyperparams(
+        gradtx.adam(1e-2), gradtx.adam(1e-2).init(large())
+    )
+    with pytest.raises(KeyError, match=r"it has b1, b2, dtype, eps, eps_root, flip_sign, initial, learning_rate\. Did"):
+        tx.replace(lerning_rate=1e-3)
+
+
 def test_prints_compares_hashes_pickles():
     tx = gradtx.adamw(1e-2, storage="half")
     assert tx == gradtx.with_storage(gradtx.adamw(1e-2), "half")

@@ -34,6 +34,8 @@ def places(root: Spec) -> list[Place]:
                     name = stage.__dict__.get("_name") or given or type(stage).__name__
                     visit(stage, (*way, (field.name, i)), name, in_schedule)
                 continue
+            if not getattr(value, "addressed", True):
+                continue
             here = (*way, (field.name, None))
             found.append(Place(here, owner, field.name, value, kind is not None, in_schedule))
             if isinstance(value, Spec):

@@ -216,7 +216,10 @@ class Rules(Spec):
             scope, and `"parameter"` every slot that mirrors its parameter.
         averages: the codec of running averages that no name speaks of.
         shown: what the user wrote.
+        addressed: they are no hyperparameters.
     """
+
+    addressed: ClassVar[bool] = False
 
     by_name: tuple[tuple[str, Codec | None], ...] = ()
     averages: Codec | None = None
