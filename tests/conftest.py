@@ -1,6 +1,8 @@
 """Strict mode for every test: no implicit promotion of dtypes or ranks, warnings are errors (pyproject.toml)."""
 
+import itertools
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight simulated devices, for the sharding contracts.
@@ -31,6 +33,18 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+_finished = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Forget compiled programs in time: XLA maps memory for each, and Linux kills a process with more than 65,530 maps."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if next(_finished) % 50 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
