@@ -43,7 +43,7 @@ def room_for_programs():
     """Forget compiled programs in time: XLA maps memory for each, and Linux kills a process with more than 65,530 maps."""
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if next(_finished) % 50 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+    if next(_finished) % 20 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
         jax.clear_caches()
 
 
