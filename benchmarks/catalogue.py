@@ -9,6 +9,7 @@ arguments that stand there and a learning rate that float32 holds exactly.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import pathlib
 import statistics
@@ -103,12 +104,12 @@ def accuracy(only: list[str] | None) -> str:
 class Contender:
     """A jitted, donated step that owns its parameters; calling it gives the seconds of some steps."""
 
-    def __init__(self, tx: Any, params: Any, grads: Any, steps: int):
-        self.tx, self.params, self.grads, self.steps = tx, params, grads, steps
+    def __init__(self, tx: Any, params: Any, grads: Any, steps: int, given: dict[str, Any]):
+        self.tx, self.params, self.grads, self.steps, self.given = tx, params, grads, steps, given
 
     def place(self) -> None:
         """Compile again, and move to new memory."""
-        self.step = common.training_step(self.tx)
+        self.step = common.training_step(self.tx, keywords=self.given)
         params = jax.tree.map(jnp.copy, self.params)
         self.held: Any = params, self.tx.init(params)
         self()
@@ -128,7 +129,10 @@ def step_time(only: list[str] | None, placements: int, rounds: int, steps: int) 
     lines, medians = [], []
     for row in rows(only):
         make = {"gradtx": row.make, "Optax": row.optax, "Optax again": row.optax}
-        contenders = {name: Contender(f(**keywords(row)), params, grads, steps) for name, f in make.items()}  # type: ignore[misc]
+        contenders = {
+            name: Contender(f(**keywords(row)), params, grads, steps, row.keywords)  # type: ignore[misc]
+            for name, f in make.items()
+        }
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
         try:
             for block in range(placements):
@@ -163,9 +167,9 @@ def step_time(only: list[str] | None, placements: int, rounds: int, steps: int) 
 # ---- tracing ----
 
 
-def trace_seconds(tx: Any, params: Any) -> float:
+def trace_seconds(tx: Any, params: Any, given: dict[str, Any]) -> float:
     """To trace and lower a step, from cold caches."""
-    state, step = tx.init(params), common.training_step(tx)
+    state, step = tx.init(params), common.training_step(tx, keywords=given)
     jax.clear_caches()
     gc.collect()
     start = time.perf_counter()
@@ -179,7 +183,7 @@ def trace_time(only: list[str] | None, rounds: int) -> str:
         assert row.optax is not None
         make = {"gradtx": row.make(**keywords(row)), "Optax": row.optax(**keywords(row))}
         try:
-            contenders = {name: lambda tx=tx: trace_seconds(tx, params) for name, tx in make.items()}
+            contenders = {name: functools.partial(trace_seconds, tx, params, row.keywords) for name, tx in make.items()}
             seconds = common.interleaved(contenders, rounds)
         except Exception as error:
             print(f"{row.name}: not measured: {error}", file=sys.stderr)
@@ -197,7 +201,7 @@ def main() -> None:
     for part in ("accuracy", "time", "trace"):
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--only", nargs="*")
-    parser.add_argument("--placements", type=int, default=6)
+    parser.add_argument("--placements", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--trace-rounds", type=int, default=3)

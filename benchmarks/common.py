@@ -37,17 +37,18 @@ def count_parameters(params: Any) -> int:
     return sum(p.size for p in jax.tree.leaves(params))
 
 
-def training_step(tx: Any, *, as_argument: bool = False) -> Callable[..., Any]:
+def training_step(tx: Any, *, as_argument: bool = False, keywords: dict[str, Any] | None = None) -> Callable[..., Any]:
     """`(params, state, grads) -> (params, state)`, jitted and donated, with the library's own `apply_updates`.
 
     Args:
         tx: a gradtx or Optax transformation.
         as_argument: whether the transformation is a further, first argument instead of closed over.
+        keywords: what every `update` is given.
     """
     apply_updates = gradtx.apply_updates if isinstance(tx, gradtx.Transform) else optax.apply_updates
 
     def step(tx: Any, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, **(keywords or {}))
         return apply_updates(params, updates), state
 
     if as_argument:

@@ -15,11 +15,12 @@ REASONS: list[tuple[str, str]] = [
     ),
     (
         r" :: expected the state of a chain",
-        "`update` checks that the state is one that its `init` made; the test passes None, or an empty one of its own",
+        "`update` checks that the state is one that its `init` made, where a stage keeps anything or a schedule counts",
     ),
     (
         r"LookaheadTest :: fast/x",
-        "`lookahead` keeps the slow parameters in its state: a stage like any other, without pairs of parameters",
+        "`lookahead` keeps the slow parameters in its state (`slow_parameters` reads them): a stage like any other, in "
+        "chains, groups and wrappers, and no pairs of parameters that everything around it must know of",
     ),
     (
         r" :: (expected a floating or complex (gradient|parameter).* int32|got int32)",
@@ -32,6 +33,29 @@ REASONS: list[tuple[str, str]] = [
     (
         r"test_none_argument :: different trees",
         "a parameter without a gradient is refused, not skipped: `None` belongs in both trees",
+    ),
+    (
+        r" :: hyperparameter of at least float32, got bfloat16",
+        "hyperparameters in bfloat16 are refused by name: 0.999 would be 1.0",
+    ),
+    (
+        r"wrapped_in_inject_hyperparams.* :: expected a key whose value is known",
+        "the key of `noisy_sgd` says which noise it is and is no number to inject: `gradtx.inject_hyperparams` leaves "
+        "it alone, and Optax's does with `static_args=('key',)`",
+    ),
+    (
+        r"LBFGSTest.*test_against_plain_implementation",
+        "after its steps on Rosenbrock's function float32 roundings have grown to 1e-4, where the test allows 1e-5: "
+        "L-BFGS's pairs are stored divided by a length; in float64 both agree to 1e-8 (tests/test_lbfgs.py)",
+    ),
+    (
+        r"test_scale_by_polyak_l1_norm",
+        "the step is a direction times a length, which cannot overflow, and good to one unit in the last place; the "
+        "test wants the exact minimum",
+    ),
+    (
+        r"test_lion_invalid_mode_raises",
+        "an unknown mode is refused where the transformation is built, not at its first update",
     ),
     (
         r"test_zero_steps_schedule|ExponentialTest::test_nonvalid",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 import samples
 
@@ -47,7 +48,7 @@ def dtype(request):
 
 def close(got, expected, dtype, what="", *, times=1):
     """Float64: 1e-12 relative to the size of the leaf; float32: what 100 steps of rounding may add up to."""
-    rtol = 1e-12 if np.dtype(dtype) == np.float64 else 4e-6 * times
+    rtol = (1e-12 if np.dtype(dtype) == np.float64 else 4e-6) * times
     for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(got)[0], jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=f"{what} {path}")
@@ -116,6 +117,13 @@ OPTAX = {
         ),
         gradtx.by_path({"**/kernel": gradtx.adam(1e-2), "**": gradtx.sgd(1e-2, 0.9)}),
     ),
+    "radam": (optax.radam(1e-2), gradtx.radam(1e-2)),
+    "adamax": (optax.adamaxw(1e-2, weight_decay=0.1), gradtx.adamaxw(1e-2, weight_decay=0.1)),
+    "yogi": (optax.yogi(1e-2), gradtx.yogi(1e-2)),
+    "adabelief": (optax.adabelief(1e-2), gradtx.adabelief(1e-2)),
+    "novograd": (optax.novograd(1e-2, weight_decay=0.1), gradtx.novograd(1e-2, weight_decay=0.1)),
+    "muon": (optax.contrib.muon(1e-2), gradtx.muon(1e-2)),
+    "accumulated": (optax.MultiSteps(optax.adam(1e-2), 4), gradtx.accumulate_gradients(gradtx.adam(1e-2), 4)),
     "scheduled_decay": (
         optax.inject_hyperparams(optax.sgd)(1e-2, momentum=DECAYS),
         gradtx.sgd(1e-2, DECAYS),
@@ -123,27 +131,36 @@ OPTAX = {
 }
 
 
+# How much more than rounding: Optax's float32 weights `1 - b**t`, which enter the largest corrected moment, are off by
+# 1e-5, as is its RAdam's rectification; Newton-Schulz steps and quotients of small differences enlarge what goes in.
+LOOSER = {"amsgrad": 10, "radam": 30, "muon": 100, "adabelief": 10}
+IN_FLOAT32 = {"accumulated"}  # where Optax gathers gradients in float32, for float64 parameters too
+
+
+def looser(name, dtype):
+    return 1e4 if name in IN_FLOAT32 and dtype is np.float64 else LOOSER.get(name, 1)
+
+
 @pytest.mark.parametrize("name", OPTAX)
 def test_from_optax_and_back(name, dtype):
     theirs, ours = OPTAX[name]
     grads = gradients(BEFORE + AFTER, dtype)
     params, state = run(theirs, start(dtype), theirs.init(jax.tree.map(jnp.asarray, start(dtype))), grads[:BEFORE])
-    moved = interop.from_optax(ours, state, params, count=BEFORE)
+    moved = interop.from_optax(ours, state, params, count=None if name == "accumulated" else BEFORE)
     template = ours.init(params)
     assert jax.tree.structure(moved) == jax.tree.structure(template)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), moved) == jax.tree.map(lambda x: (x.shape, x.dtype), template)
 
     there, state_there = run(theirs, params, state, grads[BEFORE:])
     here, state_here = run(ours, params, moved, grads[BEFORE:])
-    close(here, there, dtype, "parameters")
+    close(here, there, dtype, "parameters", times=looser(name, dtype))
 
     injected = isinstance(state, optax.InjectStatefulHyperparamsState)
     back = interop.to_optax(ours, state_here, here, like=state_there if injected else theirs)
     assert jax.tree.structure(back) == jax.tree.structure(state_there)
-    # Optax's float32 weights 1 - b**t, which enter the largest corrected moment, are off by 1e-5.
-    close(back, state_there, dtype, "the state", times=10 if name == "amsgrad" else 1)
+    close(back, state_there, dtype, "the state", times=looser(name, dtype))
     at_once = interop.to_optax(ours, moved, params, like=state if injected else theirs)
-    close(at_once, state, dtype, "the state moved at once")
+    close(at_once, state, dtype, "the state moved at once", times=looser(name, dtype))
 
 
 # ---- PyTorch ----
@@ -164,6 +181,9 @@ TORCH = {
     "adagrad_decay": ("Adagrad", {"lr": 1e-1, "lr_decay": 1e-2, "initial_accumulator_value": 0.1}),
     "adadelta": ("Adadelta", {"lr": 1.0}),
     "rprop": ("Rprop", {"lr": 1e-2}),
+    "adamax": ("Adamax", {"lr": 1e-2, "weight_decay": 0.1}),
+    "radam": ("RAdam", {"lr": 1e-2, "eps": 1e-3}),
+    "radam_decoupled": ("RAdam", {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True}),
 }
 
 

@@ -74,7 +74,10 @@ def _static_key(key: Any) -> Any:
     if key is None:
         return 0
     if isinstance(key, jax.core.Tracer):
-        raise TypeError("add_noise(key=...): expected a key whose value is known, got a traced one")
+        raise TypeError(
+            "add_noise(key=...): expected a key whose value is known, got a traced one; gradtx.inject_hyperparams(tx) leaves "
+            "it alone, optax.inject_hyperparams does with static_args=('key',)"
+        )
     if isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and not key.ndim:
         return (str(jax.random.key_impl(key)), *np.asarray(jax.random.key_data(key)).tolist())
     if isinstance(key, tuple) and key and isinstance(key[0], str):

@@ -38,7 +38,8 @@ class additive_second_moment(Leafwise):
     $$v_t = v_{t-1} - (1 - b_2) \operatorname{sign}(v_{t-1} - |g_t|^2) |g_t|^2, \qquad v_0 = \text{initial}$$
 
     Where gradients become small, $v$ falls slowly, and the effective learning rate does not jump. `bias_correction`
-    divides it by $1 - b_2^t$ as if it were an average (Optax; the paper has no correction).
+    divides it by $1 - b_2^t$ as if it were an average (Optax; the paper has no correction). Unlike an average it never
+    forgets a rounding: in float32 the update is good to about 10 units in the last place after 10,000 steps.
 
     Args:
         b2: the decay $b_2$ in [0, 1); may be a schedule.

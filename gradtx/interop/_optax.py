@@ -6,40 +6,61 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from gradtx._core import trees
 from gradtx._core.plan import label
-from gradtx._core.slots import State
 from gradtx._core.stages import Stage
+from gradtx._primitives.belief import ema_belief_moment
 from gradtx._primitives.deltas import scale_by_delta_rms
+from gradtx._primitives.infinity_norm import scale_by_infinity_norm
+from gradtx._primitives.layer_moments import ema_squared_norm
 from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
 from gradtx._primitives.momentum import trace
 from gradtx._primitives.optimism import scale_by_optimistic_gradient
+from gradtx._primitives.rectification import ema_second_moment_of_length
 from gradtx._primitives.running_max import running_max
-from gradtx.interop._slots import Layout, Raws, _like, agreed_count, assemble, is_masked, layout_of, raw_arrays
+from gradtx._primitives.yogi import additive_second_moment
+from gradtx._wrappers.accumulation import AccumulateGradients, AccumulateState
+from gradtx.interop._slots import (
+    Layout,
+    Raws,
+    _like,
+    agreed_count,
+    assemble,
+    is_masked,
+    layout_of,
+    raw_arrays,
+    raw_shape,
+)
 
-Place = tuple[type[Stage], str]  # a kind of stage, and the name of one of its raw arrays
+Kinds = tuple[type[Stage], ...]
+Place = tuple[Kinds, str]  # kinds of stages, of which a chain has one, and the name of one of its raw arrays
+
+_FIRST: Kinds = (ema_first_moment,)
+# Optax's Adam, RAdam, AdaMax and Yogi have one kind of state.
+_SECOND: Kinds = (ema_second_moment, ema_second_moment_of_length, scale_by_infinity_norm, additive_second_moment)
+_CENTERED: Kinds = (ema_centered_moment,)
 
 # What the fields of an Optax state hold: in order, since a chain may have two stages of a kind.
 RECORDS: dict[str, dict[str, Place]] = {
-    "ScaleByAdamState": {"mu": (ema_first_moment, "mu"), "nu": (ema_second_moment, "nu")},
-    "ScaleByAmsgradState": {
-        "mu": (ema_first_moment, "mu"),
-        "nu": (ema_second_moment, "nu"),
-        "nu_max": (running_max, "nu_max"),
-    },
-    "ScaleByRmsState": {"nu": (ema_second_moment, "nu")},
-    "ScaleByRmsWithCountState": {"nu": (ema_second_moment, "nu")},
-    "ScaleByRStdDevState": {"mu": (ema_centered_moment, "mu"), "nu": (ema_centered_moment, "nu")},
-    "ScaleByRStdDevWithCountState": {"mu": (ema_centered_moment, "mu"), "nu": (ema_centered_moment, "nu")},
-    "ScaleByRssState": {"sum_of_squares": (sum_of_squares, "nu")},
-    "ScaleByAdaDeltaState": {"e_g": (ema_second_moment, "nu"), "e_x": (scale_by_delta_rms, "delta")},
-    "ScaleByLionState": {"mu": (ema_first_moment, "mu")},
-    "ScaleByOptimisticGradientState": {"previous_gradient": (scale_by_optimistic_gradient, "previous_gradient")},
-    "TraceState": {"trace": (trace, "trace")},
-    "EmaState": {"ema": (ema_first_moment, "mu")},
+    "ScaleByAdamState": {"mu": (_FIRST, "mu"), "nu": (_SECOND, "nu")},
+    "ScaleByAmsgradState": {"mu": (_FIRST, "mu"), "nu": (_SECOND, "nu"), "nu_max": ((running_max,), "nu_max")},
+    "ScaleByBeliefState": {"mu": (_FIRST, "mu"), "nu": ((ema_belief_moment,), "nu")},
+    "ScaleByNovogradState": {"mu": ((trace,), "trace"), "nu": ((ema_squared_norm,), "nu")},
+    "ScaleByRmsState": {"nu": (_SECOND, "nu")},
+    "ScaleByRmsWithCountState": {"nu": (_SECOND, "nu")},
+    "ScaleByRStdDevState": {"mu": (_CENTERED, "mu"), "nu": (_CENTERED, "nu")},
+    "ScaleByRStdDevWithCountState": {"mu": (_CENTERED, "mu"), "nu": (_CENTERED, "nu")},
+    "ScaleByRssState": {"sum_of_squares": ((sum_of_squares,), "nu")},
+    "ScaleByAdaDeltaState": {"e_g": (_SECOND, "nu"), "e_x": ((scale_by_delta_rms,), "delta")},
+    "ScaleByLionState": {"mu": (_FIRST, "mu")},
+    "ScaleByOptimisticGradientState": {"previous_gradient": ((scale_by_optimistic_gradient,), "previous_gradient")},
+    "MuonState": {"mu": (_FIRST, "mu")},
+    "TraceState": {"trace": ((trace,), "trace")},
+    "EmaState": {"ema": (_FIRST, "mu")},
 }
 # States around others, or with nothing but a count.
 CONTAINERS: dict[str, tuple[str, ...]] = {
@@ -62,14 +83,15 @@ class _Record(NamedTuple):
     fields: dict[str, Place]
 
 
-def from_optax(tx: Any, optax_state: Any, params: Any, *, count: int | None = None) -> State:
+def from_optax(tx: Any, optax_state: Any, params: Any, *, count: int | None = None) -> Any:
     """The state of a gradtx chain that goes on where an Optax optimizer stopped.
 
     Optax's raw averages become debiased means. States are matched by kind and in order, leaf by leaf, so masks and
     groups (`optax.masked`, `optax.partition`) fit `mask=` and `by_path` if they choose the same leaves.
 
     Args:
-        tx: the gradtx chain, with the hyperparameters that the Optax optimizer had.
+        tx: the gradtx chain, with the hyperparameters that the Optax optimizer had; or `accumulate_gradients` around one,
+            for the state of `optax.MultiSteps`.
         optax_state: the state of the Optax optimizer.
         params: the parameters.
         count: the number of completed steps, if the state holds none (`optax.sgd` with a constant learning rate).
@@ -82,22 +104,24 @@ def from_optax(tx: Any, optax_state: Any, params: Any, *, count: int | None = No
         ValueError: the two keep different things for a leaf, or in other shapes; or the step count is missing.
     """
     caller = "from_optax"
+    if isinstance(tx, AccumulateGradients):
+        return _from_multi_steps(tx, optax_state, params, count, caller)
     layout = layout_of(tx, params, caller)
     records, counts = _records(optax_state, caller)
     steps = agreed_count(counts, count, caller, "this Optax state holds no step count")
     raws: Raws = {(i, n): {} for n, column in enumerate(layout.columns) for i in column}
     for n, i, name, record, field in _matches(layout, records, caller):
         array = _leaves(layout, record, field, caller)[n]
-        if np.shape(array) != np.shape(layout.leaves[n]):
+        shape = raw_shape(layout.stages[i], name, np.shape(layout.leaves[n]))
+        if np.shape(array) != shape:
             raise ValueError(
-                f"{caller}: leaf {layout.paths[n]}: expected {record.where}.{field} of the parameter's shape "
-                f"{np.shape(layout.leaves[n])}, got {np.shape(array)}"
+                f"{caller}: leaf {layout.paths[n]}: expected {record.where}.{field} of shape {shape}, got {np.shape(array)}"
             )
         raws[i, n][name] = array
     return assemble(tx, params, layout, steps, raws)
 
 
-def to_optax(tx: Any, state: State, params: Any, *, like: Any) -> Any:
+def to_optax(tx: Any, state: Any, params: Any, *, like: Any) -> Any:
     """The Optax state with which an Optax optimizer goes on where a gradtx chain stopped.
 
     Args:
@@ -115,8 +139,10 @@ def to_optax(tx: Any, state: State, params: Any, *, like: Any) -> Any:
         ValueError: the two keep different things for a leaf.
     """
     caller = "to_optax"
+    template = like.init(params) if isinstance(like, (optax.GradientTransformation, optax.MultiSteps)) else like
+    if isinstance(tx, AccumulateGradients):
+        return _to_multi_steps(tx, state, params, template, caller)
     layout = layout_of(tx, params, caller)
-    template = like.init(params) if isinstance(like, optax.GradientTransformation) else like
     records, _ = _records(template, caller)
     steps, raws = raw_arrays(tx, state, layout, caller)
     new: dict[tuple[str, str], list[Any]] = {}
@@ -139,6 +165,38 @@ def to_optax(tx: Any, state: State, params: Any, *, like: Any) -> Any:
         return node._replace(**changes)
 
     return _rebuild(template, "state", fill, caller)
+
+
+def _from_multi_steps(tx: Any, theirs: Any, params: Any, count: int | None, caller: str) -> AccumulateState:
+    if not isinstance(theirs, optax.MultiStepsState):
+        raise TypeError(f"{caller}: expected the state of optax.MultiSteps for {tx!r}, got a {type(theirs).__name__}")
+    fresh = tx.init(params)
+    steps = agreed_count({"state.gradient_step": int(theirs.gradient_step)}, count, caller, "")
+    mean: Any = ()
+    if jax.tree.leaves(fresh.mean):
+        mean = jax.tree.map(_like, theirs.acc_grads, fresh.mean)
+    elif int(theirs.mini_step):
+        raise ValueError(f"{caller}: {int(theirs.mini_step)} gradients were gathered, of which every_k=1 knows nothing")
+    inner = from_optax(tx.tx, theirs.inner_opt_state, params, count=steps)
+    mini, done = _like(theirs.mini_step, fresh.mini_step), _like(np.asarray(steps), fresh.gradient_step)
+    return AccumulateState(mini, done, mean, inner)
+
+
+def _to_multi_steps(tx: Any, state: Any, params: Any, template: Any, caller: str) -> Any:
+    if not isinstance(template, optax.MultiStepsState) or not isinstance(state, AccumulateState):
+        raise TypeError(
+            f"{caller}: expected the state of {tx!r} and optax.MultiSteps, got a {type(state).__name__} and a "
+            f"{type(template).__name__}"
+        )
+    gathered = jax.tree.map(jnp.zeros_like, template.acc_grads)
+    if int(state.mini_step):  # between rounds Optax has zeros there
+        gathered = jax.tree.map(_like, state.mean, template.acc_grads)
+    return template._replace(
+        mini_step=_like(state.mini_step, template.mini_step),
+        gradient_step=_like(state.gradient_step, template.gradient_step),
+        inner_opt_state=to_optax(tx.tx, state.inner, params, like=template.inner_opt_state),
+        acc_grads=gathered,
+    )
 
 
 def _rebuild(node: Any, where: str, visit: Callable[[Any, str], Any], caller: str) -> Any:
@@ -202,20 +260,20 @@ def _matches(layout: Layout, records: list[_Record], caller: str) -> list[tuple[
     for n, column in enumerate(layout.columns):
         path, left = layout.paths[n], list(column)
         for record in records:
-            mine: dict[type[Stage], int] = {}
-            for field, (kind, name) in record.fields.items():
+            mine: dict[Kinds, int] = {}
+            for field, (kinds, name) in record.fields.items():
                 if is_masked(flat[record.where, field][n]):
                     continue
-                if kind not in mine:
-                    place = next((i for i in left if type(layout.stages[i]) is kind), None)
+                if kinds not in mine:
+                    place = next((i for i in left if type(layout.stages[i]) in kinds), None)
                     if place is None:
                         raise ValueError(
                             f"{caller}: leaf {path}: {record.where} ({type(record.state).__name__}) has {field!r}, for which "
-                            f"the chain has no {kind.__name__} there; it keeps {_names(layout, column)}"
+                            f"the chain has no {kinds[0].__name__} there; it keeps {_names(layout, column)}"
                         )
                     left.remove(place)
-                    mine[kind] = place
-                found.append((n, mine[kind], name, record, field))
+                    mine[kinds] = place
+                found.append((n, mine[kinds], name, record, field))
         if left:
             raise ValueError(
                 f"{caller}: leaf {path}: the Optax state has nothing for {_names(layout, left)}; it is made of "

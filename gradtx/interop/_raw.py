@@ -16,12 +16,17 @@ from gradtx._core.schedule import Schedule
 from gradtx._core.signal import square
 from gradtx._core.stages import Stage
 from gradtx._primitives.averages import WEIGHT
+from gradtx._primitives.belief import ema_belief_moment
 from gradtx._primitives.deltas import scale_by_delta_rms
+from gradtx._primitives.infinity_norm import scale_by_infinity_norm
+from gradtx._primitives.layer_moments import ema_squared_norm
 from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
 from gradtx._primitives.momentum import trace
 from gradtx._primitives.optimism import scale_by_optimistic_gradient
+from gradtx._primitives.rectification import ema_second_moment_of_length
 from gradtx._primitives.resilient import scale_by_rprop
 from gradtx._primitives.running_max import running_max
+from gradtx._primitives.yogi import additive_second_moment
 
 Arrays = dict[str, Any]
 
@@ -33,11 +38,13 @@ class Weights(NamedTuple):
         total: `w`, by which a debiased mean is multiplied to be the raw average.
         left: the product of the decays, by which the initial value has shrunk.
         start: the initial value of the average.
+        size: the number of elements of the leaf.
     """
 
     total: float
     left: float
     start: float = 0.0
+    size: int = 1
 
 
 class Conversion(NamedTuple):
@@ -107,6 +114,17 @@ def _of_sum(stage: Any, count: int, kept: Any) -> Weights:
     return Weights(float(count), 1.0, float(stage.initial))
 
 
+def _of_additive(stage: Any, count: int, kept: Any) -> Weights:
+    # Ours starts with nothing and takes the initial value at the first step.
+    return Weights(1.0, 0.0) if count else Weights(0.0, 1.0, float(stage.initial))
+
+
+def _of_length(stage: Any, count: int, kept: Any) -> Weights:
+    if isinstance(stage.b2, Schedule):
+        raise TypeError(f"{label(stage)}: a scheduled b2 keeps the length of its average, which nobody else does")
+    return _of_moment("b2")(stage, count, kept)
+
+
 def _unchanged(stage: Any, count: int, kept: Any) -> Weights:
     return Weights(1.0, 0.0)
 
@@ -141,6 +159,14 @@ def _store_rprop(raw: Arrays, w: Weights) -> Arrays:
     return {"step_sizes": raw["step_sizes"], "previous_sign": jnp.sign(raw["previous_sign"])}
 
 
+def _store_norm(raw: Arrays, w: Weights) -> Arrays:
+    return {"nu": raw["nu"] / w.size}
+
+
+def _load_norm(slots: Arrays, w: Weights) -> Arrays:
+    return {"nu": slots["nu"] * w.size}
+
+
 def _load_as_is(slots: Arrays, w: Weights) -> Arrays:
     return dict(slots)
 
@@ -149,6 +175,11 @@ CONVERSIONS: dict[type[Stage], Conversion] = {
     ema_first_moment: _scaled("mu", _of_moment("b1")),
     ema_second_moment: _scaled("nu", _of_moment("b2")),
     ema_centered_moment: Conversion(("mu", "nu"), _store_centered, _load_centered, _of_moment("decay")),
+    ema_second_moment_of_length: _scaled("nu", _of_length),
+    ema_belief_moment: _scaled("nu", _of_moment("b2")),
+    ema_squared_norm: Conversion(("nu",), _store_norm, _load_norm, _unchanged),
+    additive_second_moment: _scaled("nu", _of_additive),
+    scale_by_infinity_norm: _scaled("nu", _unchanged),
     sum_of_squares: _scaled("nu", _of_sum),
     trace: _scaled("trace", _of_trace),
     scale_by_delta_rms: _scaled("delta", _of_moment("rho")),

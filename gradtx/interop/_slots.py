@@ -16,7 +16,7 @@ from gradtx._core.plan import label, linear, plan_for
 from gradtx._core.run import _where_stages_act
 from gradtx._core.slots import State
 from gradtx._core.stages import Opaque, Stage, leaf_slots
-from gradtx.interop._raw import WEIGHT, conversion_of, weight_arrays
+from gradtx.interop._raw import WEIGHT, Weights, conversion_of, weight_arrays
 
 Raws = dict[tuple[int, int], dict[str, Any]]  # {(stage, leaf): {name: float64 array}}
 
@@ -83,7 +83,7 @@ def assemble(tx: Any, params: Any, layout: Layout, count: int, raws: Raws) -> St
             if i not in column:
                 continue
             with jax.enable_x64(True):
-                made = conversion.store({k: _wide(x) for k, x in raws[i, n].items()}, weights)
+                made = conversion.store({k: _wide(x) for k, x in raws[i, n].items()}, _sized(weights, layout, n))
                 for name, value in made.items():
                     slots[name][n] = _like(value, slots[name][n])
         new = {name: jax.tree.unflatten(layout.treedef, arrays) for name, arrays in slots.items()}
@@ -111,8 +111,18 @@ def raw_arrays(tx: Any, state: State, layout: Layout, caller: str) -> tuple[int,
         for n, column in enumerate(layout.columns):
             if i in column:
                 with jax.enable_x64(True):
-                    raws[i, n] = conversion.load({name: _wide(arrays[n]) for name, arrays in slots.items()}, weights)
+                    kept = {name: _wide(arrays[n]) for name, arrays in slots.items()}
+                    raws[i, n] = conversion.load(kept, _sized(weights, layout, n))
     return count, raws
+
+
+def _sized(weights: Weights, layout: Layout, n: int) -> Weights:
+    return weights._replace(size=max(int(np.size(layout.leaves[n])), 1))
+
+
+def raw_shape(stage: Stage, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a raw array for a parameter of this shape: that of the slot of its name."""
+    return next((slot.shape_for(shape) or () for slot in leaf_slots(stage) if slot.name == name), shape)
 
 
 def agreed_count(found: dict[str, int], given: int | None, caller: str, silent: str) -> int:

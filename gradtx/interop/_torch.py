@@ -14,8 +14,10 @@ from gradtx._core.slots import State
 from gradtx._core.stages import enter_scope
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.deltas import scale_by_delta_rms
+from gradtx._primitives.infinity_norm import scale_by_infinity_norm
 from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
 from gradtx._primitives.momentum import trace
+from gradtx._primitives.rectification import ema_second_moment_of_length
 from gradtx._primitives.resilient import scale_by_rprop
 from gradtx._primitives.running_max import running_max
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
@@ -33,6 +35,8 @@ _ADAM = {
 KEYS: dict[str, dict[Any, str]] = {
     "Adam": _ADAM,
     "AdamW": _ADAM,
+    "Adamax": {(ema_first_moment, "mu"): "exp_avg", (scale_by_infinity_norm, "nu"): "exp_inf"},
+    "RAdam": {(ema_first_moment, "mu"): "exp_avg", (ema_second_moment_of_length, "nu"): "exp_avg_sq"},
     "SGD": {(trace, "trace"): "momentum_buffer"},
     "RMSprop": {
         (ema_second_moment, "nu"): "square_avg",
@@ -213,6 +217,9 @@ def _check_numbers(layout: Layout, kind: str, group: dict[str, Any], n: int, cal
     theirs: dict[Any, Any] = {}
     if kind in ("Adam", "AdamW"):
         theirs = {ema_first_moment: group["betas"][0], ema_second_moment: group["betas"][1]}
+    elif kind in ("Adamax", "RAdam"):
+        second = scale_by_infinity_norm if kind == "Adamax" else ema_second_moment_of_length
+        theirs = {ema_first_moment: group["betas"][0], second: group["betas"][1]}
     elif kind in ("SGD", "RMSprop"):
         average = group.get("alpha")
         theirs = {trace: group["momentum"], ema_second_moment: average, ema_centered_moment: average}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.chain import Chain, chain
@@ -14,8 +16,10 @@ from gradtx._core.schedule import Schedule
 from gradtx._groups import Groups, by_path
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.deltas import scale_by_delta_rms
+from gradtx._primitives.infinity_norm import scale_by_infinity_norm
 from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
 from gradtx._primitives.momentum import nesterov, trace
+from gradtx._primitives.rectification import ema_second_moment_of_length, scale_by_rectified_rms
 from gradtx._primitives.resilient import scale_by_rprop
 from gradtx._primitives.running_max import running_max
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
@@ -39,6 +43,22 @@ class harmonic_decay(Schedule):
         return self.learning_rate / (1.0 + count * self.lr_decay)
 
 
+class eps_of_raw_root(Schedule):
+    r"""PyTorch's RAdam adds its epsilon before the bias is corrected: $\epsilon / \sqrt{1 - b_2^{c + 1}}$ behind it.
+
+    Args:
+        eps: $\epsilon$.
+        b2: the decay of the second moment.
+    """
+
+    eps: Any = leaf_field()
+    b2: Any = leaf_field()
+
+    def __call__(self, count: Any) -> Any:
+        steps = jnp.asarray(count + 1, jnp.result_type(float))
+        return self.eps / jnp.sqrt(-jnp.expm1(steps * math.log(self.b2)))
+
+
 def _adam(g: Group) -> list[Any]:
     decay, decoupled = _f(g["weight_decay"]), g.get("decoupled_weight_decay", False)
     return [
@@ -48,6 +68,30 @@ def _adam(g: Group) -> list[Any]:
         *([running_max()] if g["amsgrad"] else []),
         bias_correction(),
         scale_by_rms(_f(g["eps"])),
+        *([decoupled_weight_decay(decay)] if decay and decoupled else []),
+        scale_by_learning_rate(_f(g["lr"])),
+    ]
+
+
+def _adamax(g: Group) -> list[Any]:
+    return [
+        *_l2(g),
+        ema_first_moment(_f(g["betas"][0])),
+        bias_correction(),
+        scale_by_infinity_norm(_f(g["betas"][1]), _f(g["eps"])),
+        scale_by_learning_rate(_f(g["lr"])),
+    ]
+
+
+def _radam(g: Group) -> list[Any]:
+    b1, b2 = (_f(b) for b in g["betas"])
+    decay, decoupled = _f(g["weight_decay"]), g.get("decoupled_weight_decay", False)
+    return [
+        *([add_decayed_weights(decay)] if decay and not decoupled else []),
+        ema_first_moment(b1),
+        ema_second_moment_of_length(b2),
+        bias_correction(),
+        scale_by_rectified_rms(eps_of_raw_root(_f(g["eps"]), b2)),
         *([decoupled_weight_decay(decay)] if decay and decoupled else []),
         scale_by_learning_rate(_f(g["lr"])),
     ]
@@ -109,6 +153,8 @@ def _l2(g: Group) -> list[Any]:
 CHAINS = {
     "Adam": _adam,
     "AdamW": _adam,
+    "Adamax": _adamax,
+    "RAdam": _radam,
     "SGD": _sgd,
     "RMSprop": _rmsprop,
     "Adagrad": _adagrad,
@@ -125,7 +171,8 @@ def transform_from_torch(source: Any, *, names: Any = None, kind: str | None = N
     `tx.replace(learning_rate=schedule)`. Flags of speed (`foreach`, `fused`, `capturable`) mean nothing here.
 
     Args:
-        source: an optimizer (`Adam`, `AdamW`, `SGD`, `RMSprop`, `Adagrad`, `Adadelta`, `Rprop`), or its state dict.
+        source: an optimizer (`Adam`, `AdamW`, `Adamax`, `RAdam`, `SGD`, `RMSprop`, `Adagrad`, `Adadelta`, `Rprop`), or its
+            state dict.
         names: which leaf is which parameter, as for `from_torch`; needed where parameter groups differ.
         kind: the optimizer's class, if a state dict of an old PyTorch cannot tell Adam from AdamW.
 
@@ -188,6 +235,9 @@ def identify(source: Any, kind: str | None, caller: str) -> tuple[str, list[Grou
         if "decoupled_weight_decay" not in groups[0] and any(_f(g["weight_decay"]) for g in groups):
             raise ValueError(f"{caller}: this state dict does not say whether it is Adam's or AdamW's: kind='AdamW'")
         kind = "Adam"
+    if kind is None and "betas" in groups[0] and "momentum_decay" not in groups[0]:  # that is NAdam
+        largest = any("exp_inf" in entry for entry in source["state"].values())
+        kind = "Adamax" if largest else "RAdam" if "decoupled_weight_decay" in groups[0] else None
     if kind not in CHAINS:
         raise TypeError(f"{caller}: expected one of {', '.join(CHAINS)}, got {kind or sorted(groups[0])}")
     decoupled = {"decoupled_weight_decay": True} if kind == "AdamW" else {}
