@@ -52,7 +52,7 @@ class eps_of_raw_root(Schedule):
     """
 
     eps: Any = leaf_field()
-    b2: Any = leaf_field()
+    b2: float
 
     def __call__(self, count: Any) -> Any:
         steps = jnp.asarray(count + 1, jnp.result_type(float))
