@@ -73,7 +73,7 @@ class scale_by_prodigy(Treewise):
         for name in ("b1", "b2", "beta3"):
             if isinstance(getattr(self, name), Schedule):
                 raise TypeError(f"prodigy({name}=...): expected a number, got the schedule {getattr(self, name)!r}")
-        if self.estim_lr0 == 0:
+        if isinstance(self.estim_lr0, float) and self.estim_lr0 == 0:  # not of a tracer
             raise ValueError("prodigy(estim_lr0=...): expected a number > 0, got 0: the estimate could never grow")
 
     def slots(self) -> tuple[Slot, ...]:
