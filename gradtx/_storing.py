@@ -9,6 +9,7 @@ from typing import Any
 from gradtx import storage as codecs
 from gradtx._core import plan
 from gradtx._core.chain import flat
+from gradtx._core.slots import Slot
 from gradtx._core.stages import Opaque, Stage, Wrapped
 from gradtx._core.storage import MOMENTS, PARAMETER, Codec, Rules
 from gradtx._core.stored import Stored
@@ -43,14 +44,21 @@ def with_storage(tx: Any, storage: Any = None, /, *, min_size: int | None = None
     Raises:
         TypeError: `tx` is not a gradtx transformation, or a codec is none. From `init`: a slot that its codec cannot hold
             (complex, float64, integers), with the path of the leaf.
-        ValueError: no stage has a slot of such a name; the message lists those there are.
+        ValueError: no stage has a slot of such a name (the message lists those there are), two names speak of one slot, or
+            `tx` has a storage already: one inside goes before one around it, and `without_storage` takes it back.
     """
     if not isinstance(tx, Transform):
         raise TypeError(f"with_storage: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
-    names = _slot_names(tx)
+    names = {slot.name for slot in _slots(tx)}
     if isinstance(storage, Mapping):
         by_slot, storage = {**storage, **by_slot}, None
     for name in by_slot:
+        if not isinstance(name, str):
+            raise TypeError(f"with_storage: expected the name of a slot, got {name!r}")
+        if name in ("mu", "nu") and MOMENTS in by_slot:
+            raise ValueError(f"with_storage: {MOMENTS}= and {name}= both speak of {name}: expected one of them")
+        if name == PARAMETER and not any(slot.role == "parameter" for slot in _slots(tx)):
+            raise ValueError(f"with_storage: no slot of {tx!r} mirrors its parameter")
         if name not in names and name not in (MOMENTS, PARAMETER):
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -69,7 +77,15 @@ def with_storage(tx: Any, storage: Any = None, /, *, min_size: int | None = None
         averages = _codec(storage, min_size, "storage")
         shown = [repr(averages) if averages else "'float32'", *shown]
     rules = Rules(tuple((n, c) for n, c in by_name), averages, ", ".join(shown) or "'float32'")
-    return _rewritten(tx, rules)
+    if isinstance(tx, Stored) and tx.rules != rules:
+        raise ValueError(
+            f"with_storage: {tx!r} has a storage already, which goes before one around it: with_storage(without_storage(tx), "
+            "...) takes its place"
+        )
+    new = _rewritten(tx, rules)
+    if by_slot.get(MOMENTS) is not None and dict(by_name)[MOMENTS] is not None and not _has_pair(new):
+        raise ValueError(f"with_storage({MOMENTS}=...): no scope of {tx!r} has a mu and a nu that can be kept together")
+    return new
 
 
 PRESETS: dict[str, tuple[Codec | None, Codec | None]] = {
@@ -130,16 +146,26 @@ def _wrapped_rewritten(tx: Any, rules: Rules) -> Any:
     return tx if all(a is b for a, b in zip(new, tx.stages, strict=True)) else tx._with(stages=new)
 
 
-def _slot_names(tx: Any) -> set[str]:
+def _slots(tx: Any) -> list[Slot]:
+    """The slots that leaves have, of all chains in a transformation."""
     if not isinstance(tx, Stage):
-        return {name for part in tx.transforms for name in _slot_names(part)}
-    names = set()
+        return [slot for part in tx.transforms for slot in _slots(part)]
+    found: list[Slot] = []
     for stage in plan.linear(tx):
         if isinstance(stage, Wrapped):
-            names |= {name for part in stage.transforms for name in _slot_names(part)}
+            found += [slot for part in stage.transforms for slot in _slots(part)]
         elif not isinstance(stage, Opaque):
-            names |= {slot.name for slot in stage.slots() if slot.role != "scalar"}
-    return names
+            found += [slot for slot in stage.slots() if slot.role != "scalar"]
+    return found
+
+
+def _has_pair(tx: Any) -> bool:
+    """Whether a codec keeps two slots together."""
+    if not isinstance(tx, Stage):
+        return any(map(_has_pair, tx.transforms))
+    places = plan.placed(tx)
+    inside = [part for one in places if isinstance(one.stage, Wrapped) for part in one.stage.transforms]
+    return any(len(unit.members) > 1 for unit in plan.codecs(places)) or any(map(_has_pair, inside))
 
 
 def without_storage(tx: Any) -> Any:

@@ -289,7 +289,7 @@ def test_prints_compares_hashes_pickles():
     assert (again, hash(again), repr(again)) == (tx, hash(tx), repr(tx))
     assert gradtx.without_storage(tx) == gradtx.adamw(1e-2)
     for other in (
-        gradtx.with_storage(tx, mu=storage.bfloat16(min_size=7)),
+        gradtx.with_storage(gradtx.adam(1e-2), mu=storage.bfloat16(min_size=7)),
         gradtx.with_storage(gradtx.sgd(0.1, 0.9), "log16"),
     ):
         assert eval(repr(other), {**vars(gradtx.schedules), **vars(gradtx)}) == other
@@ -396,6 +396,35 @@ def test_an_unknown_slot_lists_those_there_are():
         gradtx.with_storage(gradtx.adam(1e-2), nuu="bfloat16")
 
 
+def test_choices_that_contradict_or_do_nothing_are_refused():
+    with pytest.raises(ValueError, match="moments= and mu= both speak of mu"):
+        gradtx.with_storage(gradtx.adam(1e-2), moments="packed32", mu="bfloat16")
+    for tx in (gradtx.sgd(0.1, 0.9), gradtx.adabelief(0.1)):
+        with pytest.raises(ValueError, match="no scope of .* has a mu and a nu that can be kept together"):
+            gradtx.with_storage(tx, moments="packed32")
+    with pytest.raises(ValueError, match="mirrors its parameter"):
+        gradtx.with_storage(gradtx.sgd(0.1), parameter="bfloat16")
+    with pytest.raises(ValueError, match="has a storage already"):
+        gradtx.with_storage(gradtx.adam(1e-2, storage="half"), "quarter")
+    with pytest.raises(TypeError, match="expected the name of a slot, got 1"):
+        gradtx.with_storage(gradtx.adam(1e-2), {1: "log16"})
+
+
+def test_moments_left_alone():
+    _, state = trained(gradtx.with_storage(gradtx.ademamix(1e-2), "half", moments="float32"), large())
+    assert dtypes_of([entry["mu"] for entry in state.stages if "mu" in entry]) == {"float32"}
+    assert "uint16" in dtypes_of(state)  # the slow average
+
+
+def test_a_part_that_cannot_be_told_from_its_slot_is_refused():
+    class rounded(storage.Codec):
+        def parts(self, slots):
+            return {"value": gradtx.Slot(slots[0].name, slots[0].role, dtype=np.dtype(np.float32), real=True)}
+
+    with pytest.raises(ValueError, match=r"rounded.*expected a dtype, and for float32 a name other than the slot's"):
+        gradtx.with_storage(gradtx.sgd(0.1, 0.9), trace=rounded()).init(large())
+
+
 def test_what_is_no_codec_is_refused():
     with pytest.raises(TypeError, match=r"expected a codec of gradtx.storage, 'float32' or one of .*bfloat16"):
         gradtx.with_storage(gradtx.adam(1e-2), mu="bf16")
@@ -426,3 +455,8 @@ def test_a_state_of_another_storage_is_refused():
     state = gradtx.adam(1e-2).init(tree)
     with pytest.raises(ValueError, match="expected the slots"):
         gradtx.adam(1e-2, storage="half").update(tree, state, tree)
+    state = gradtx.adam(1e-2, storage="half").init(tree)
+    with pytest.raises(
+        ValueError, match=r"slot 'mu_nu': expected uint16, as storage.packed16\(\) keeps it, got uint32"
+    ):
+        gradtx.adam(1e-2, storage="quarter").update(tree, state, tree)

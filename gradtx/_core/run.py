@@ -219,9 +219,15 @@ def _slots_of(plan: Plan, index: int, here: _Leaves, kept: list[Any]) -> dict[st
 
 def _units_held(plan: Plan, indices: tuple[int, ...], slots: dict[int, dict[str, Any]], leaf: int) -> tuple[int, ...]:
     """Which codecs keep slots of a leaf. The state says so: inside `shard_map` a leaf is smaller than it was."""
-    return tuple(
-        unit.number for unit in plan.units if unit.home in indices and unit.holds(_of_leaf(slots[unit.home], leaf))
-    )
+    held = []
+    for unit in plan.units:
+        if unit.home in indices:
+            kept = _of_leaf(slots[unit.home], leaf)
+            if unit.holds(kept):
+                held.append(unit.number)
+            else:
+                unit.check_held(kept)
+    return tuple(held)
 
 
 def _of_leaf(slots: dict[str, list[Any]], leaf: int) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class Codec(Spec):
         return int(np.prod(shape)) >= self.min_size
 
     def _expression(self) -> str:
-        return f"storage.{super()._expression()}"
+        prefix = "storage." if type(self).__module__.startswith("gradtx.") else ""
+        return prefix + super()._expression()
 
     def check(self, slots: tuple[Slot, ...], compute: np.dtype) -> None:
         """Raise a TypeError that says what would fit, if it cannot hold these slots.
@@ -153,6 +154,17 @@ class Unit:
             for _, part in self.arrays
         )
 
+    def check_held(self, kept: dict[str, Any]) -> None:
+        """Raise a ValueError if these are the parts of another codec."""
+        for _, part in self.arrays:
+            found = getattr(kept.get(part.name), "dtype", None)
+            plain = found is None or (part.name in {slot.name for _, slot in self.members} and found == np.float32)
+            if not plain and found != part.dtype:
+                raise ValueError(
+                    f"state slot {part.name!r}: expected {np.dtype(part.dtype).name}, as {self.codec!r} keeps it, got "
+                    f"{np.dtype(found).name}; was the state initialized with another storage?"
+                )
+
     def at(self, position: dict[int, int]) -> PlacedUnit:
         """What a leaf program needs to know of it; `position`: from a stage's number to its place in the program."""
         return PlacedUnit(
@@ -228,9 +240,10 @@ class Rules(Spec):
     def _expression(self) -> str:
         return self.shown
 
-    def joint(self) -> Codec | None:
-        """The codec of both moments of a scope."""
-        return dict(self.by_name).get(MOMENTS)
+    def joint(self) -> tuple[Codec | None] | None:
+        """The codec of both moments of a scope, in a tuple; None: these rules say nothing of them together."""
+        named = dict(self.by_name)
+        return (named[MOMENTS],) if MOMENTS in named else None
 
     def of(self, slot: Slot) -> tuple[Codec | None] | None:
         """The codec of one slot, in a tuple; None: these rules say nothing of it."""
@@ -239,6 +252,8 @@ class Rules(Spec):
         named = dict(self.by_name)
         if slot.name in named:
             return (named[slot.name],)
+        if slot.name in ("mu", "nu") and self.joint() == (None,):
+            return (None,)
         if slot.role == "parameter" and slot.dtype_for is None and PARAMETER in named:
             return (named[PARAMETER],)
         if slot.rate is not None and slot.dtype is None and slot.role == "parameter" and self.averages is not None:
@@ -259,7 +274,7 @@ def units_of(stages: list[st.Stage], rules: list[tuple[Rules, ...]]) -> tuple[Un
         first = slots[i].get("mu")
         if first is None or not _is_average(first):
             continue
-        joint = next((r.joint() for r in mine if r.joint() is not None or r.of(first) is not None), None)
+        (joint,) = next((r.joint() or (None,) for r in mine if r.joint() or r.of(first)), (None,))
         if joint is None:
             continue
         partners = (k for k in _within_reach(stages, i) if _is_average(slots[k].get("nu")) and rules[k] == mine)
@@ -272,10 +287,19 @@ def units_of(stages: list[st.Stage], rules: list[tuple[Rules, ...]]) -> tuple[Un
             answer = next((a for r in mine if (a := r.of(slot)) is not None), None)
             if answer is not None and answer[0] is not None and (i, name) not in taken:
                 found.append((answer[0], ((i, slot),)))
-    return tuple(
-        Unit(codec, members, tuple(codec.parts(tuple(slot for _, slot in members)).items()), number)
-        for number, (codec, members) in enumerate(found)
-    )
+    return tuple(_unit(codec, members, number) for number, (codec, members) in enumerate(found))
+
+
+def _unit(codec: Codec, members: tuple[tuple[int, Slot], ...], number: int) -> Unit:
+    slots = tuple(slot for _, slot in members)
+    parts = codec.parts(slots)
+    for key, part in parts.items():
+        if part.dtype is None or (part.dtype == np.float32 and part.name in {slot.name for slot in slots}):
+            raise ValueError(
+                f"{codec!r}.parts: part {key!r}: expected a dtype, and for float32 a name other than the slot's "
+                f"{part.name!r}: leaves that are too small keep the slot itself under that name"
+            )
+    return Unit(codec, members, tuple(parts.items()), number)
 
 
 def _is_average(slot: Slot | None) -> bool:
