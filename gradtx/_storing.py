@@ -32,7 +32,7 @@ def with_storage(tx: Any, storage: Any = None, /, *, min_size: int | None = None
             - `"quarter"`: the two moments of one scope in one 16-bit word (`storage.packed16`, 2 bytes for Adam), any
               other average as in `"half"`.
 
-            Copies of parameters, sums and whatever is no running average stay as they are.
+            Copies of parameters, accumulated gradients and whatever is no running average stay as they are.
         min_size: leaves with fewer elements stay float32; None: 4096.
         **by_slot: `slot=codec`, by the name of a slot (`mu`, `nu`, `trace`, ...), `moments` for `mu` and `nu` of one scope
             together, or `parameter` for every slot that mirrors its parameter. A codec is one of `gradtx.storage`, or the

@@ -457,6 +457,7 @@ def test_a_state_of_another_storage_is_refused():
         gradtx.adam(1e-2, storage="half").update(tree, state, tree)
     state = gradtx.adam(1e-2, storage="half").init(tree)
     with pytest.raises(
-        ValueError, match=r"slot 'mu_nu': expected uint16, as storage.packed16\(\) keeps it, got uint32"
+        ValueError,
+        match=r"leaf matrix: state slot 'mu_nu': expected uint16, as storage.packed16\(\) keeps it, got uint32",
     ):
         gradtx.adam(1e-2, storage="quarter").update(tree, state, tree)

@@ -217,7 +217,9 @@ def _slots_of(plan: Plan, index: int, here: _Leaves, kept: list[Any]) -> dict[st
     }
 
 
-def _units_held(plan: Plan, indices: tuple[int, ...], slots: dict[int, dict[str, Any]], leaf: int) -> tuple[int, ...]:
+def _units_held(
+    plan: Plan, indices: tuple[int, ...], slots: dict[int, dict[str, Any]], leaf: int, tree: Any
+) -> tuple[int, ...]:
     """Which codecs keep slots of a leaf. The state says so: inside `shard_map` a leaf is smaller than it was."""
     held = []
     for unit in plan.units:
@@ -225,8 +227,11 @@ def _units_held(plan: Plan, indices: tuple[int, ...], slots: dict[int, dict[str,
             kept = _of_leaf(slots[unit.home], leaf)
             if unit.holds(kept):
                 held.append(unit.number)
-            else:
+                continue
+            try:
                 unit.check_held(kept)
+            except ValueError as error:
+                raise ValueError(f"leaf {trees.leaf_paths(tree)[leaf]}: {error}") from error
     return tuple(held)
 
 
@@ -261,7 +266,7 @@ def _run_leafwise(
             active = tuple(i for i in everywhere if i not in masks or masks[i][leaf])  # type: ignore[index]
             if active not in numbers:
                 numbers[active] = scalars.of(active)
-        held = _units_held(plan, active, slots, leaf) if plan.units else ()
+        held = _units_held(plan, active, slots, leaf, here.tree) if plan.units else ()
         kind = program.leaf_kind(plan, number, active, held, *here.dtypes(leaf))
         old = tuple(_of_leaf(slots[i], leaf) for i in active)
         param = here.params[leaf] if needs_param and here.params is not None else None
@@ -299,7 +304,7 @@ def _run_treewise(
         compute = compute_dtype(grad if param is None else param)
         dtypes.append((compute, here.out(i) if segment.last else compute))
     slots = _slots_of(plan, index, here, kept)
-    held = [_units_held(plan, (index,), {index: slots}, i) for i in chosen]
+    held = [_units_held(plan, (index,), {index: slots}, i, here.tree) for i in chosen]
     kind = program.TreeKind(
         stage,
         tuple(dtypes),

@@ -89,6 +89,9 @@ class Store:
         with jax.named_scope(f"encode_{type(unit.codec).__name__}"):
             new = unit.codec.encode(values, unit.numbers(self._numbers[unit.home], "now"), self._bits(unit))
         home = self._arrays[unit.home]
+        if set(new) != {key for key, _ in unit.arrays}:
+            expected = sorted(key for key, _ in unit.arrays)
+            raise ValueError(f"{unit.codec!r}.encode: expected the parts {expected}, got {sorted(new)}")
         for key, name in unit.arrays:
             if new[key].shape != home[name].shape or new[key].dtype != home[name].dtype:
                 raise ValueError(
