@@ -176,31 +176,20 @@ def leaf_kind(
     """
     key = (segment, active, held, param, grad)
     if key not in plan.kinds:
-        kind = _leaf_kind(plan, *key)
+        this = plan.segments[segment]
+        compute = dtypes.compute_dtype(grad if param is None else param)
+        rounding = param is not None and any(plan.skeletons[i].rounds for i in active)
+        kind = LeafKind(
+            stages=tuple(plan.skeletons[i] for i in active),  # type: ignore[arg-type]
+            compute=compute,
+            out=out_dtype(param, grad, rounds=plan.rounds) if this.last else compute,
+            param=param if rounding else compute,  # type: ignore[arg-type]
+            last=this.last,
+            keep=this.keep,
+            units=units_here(plan, active, held),
+        )
         plan.kinds[key] = _kinds.setdefault(kind, kind)
     return plan.kinds[key]
-
-
-def _leaf_kind(
-    plan: Plan,
-    segment: int,
-    active: tuple[int, ...],
-    held: tuple[int, ...],
-    param: np.dtype | None,
-    grad: np.dtype,
-) -> LeafKind:
-    this = plan.segments[segment]
-    compute = dtypes.compute_dtype(grad if param is None else param)
-    rounding = param is not None and any(plan.skeletons[i].rounds for i in active)
-    return LeafKind(
-        stages=tuple(plan.skeletons[i] for i in active),  # type: ignore[arg-type]
-        compute=compute,
-        out=out_dtype(param, grad, rounds=plan.rounds) if this.last else compute,
-        param=param if rounding else compute,  # type: ignore[arg-type]
-        last=this.last,
-        keep=this.keep,
-        units=units_here(plan, active, held),
-    )
 
 
 def out_dtype(param: np.dtype | None, grad: np.dtype, *, rounds: bool) -> np.dtype:
