@@ -104,7 +104,7 @@ class Probe(Treewise):
         return tuple(Slot(n, role="scalar") for group in groups for n in self._names(group).values())
 
     def measure(self, view: View) -> Any:
-        """What it measures of some leaves: a scalar, or a dict of scalars by the names in `measures`."""
+        """What it measures of some leaves: a scalar, or a dict of scalars by the names in `keys`."""
         raise NotImplementedError
 
     def update_leaves(self, s: SimpleNamespace, leaves: Leaves) -> Leaves:
