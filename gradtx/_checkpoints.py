@@ -10,7 +10,8 @@ import jax
 import optax
 
 from gradtx._core import trees
-from gradtx._core.plan import label, plan_for
+from gradtx._core.order import label
+from gradtx._core.plan import plan_for
 from gradtx._core.stages import Foreign, Stage, Wrapped
 from gradtx._core.transform import Transform
 from gradtx._inspect.walk import positions

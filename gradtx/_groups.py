@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from gradtx._core import plan, trees
+from gradtx._core import order, trees
 from gradtx._core.chain import chain
 from gradtx._core.hyperparameters import stage_field
 from gradtx._core.signal import Signal
@@ -124,7 +124,7 @@ def by_path(groups: Mapping[Pattern, Any]) -> Groups:
         stages.append(named(pattern if isinstance(pattern, str) else show_pattern(pattern), stage))
     tx = Groups(tuple(groups), tuple(stages))
     for stage in stages:
-        plan.check_estimators(stage)
+        order.check_estimators(stage)
     return tx
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from gradtx import storage as codecs
 from gradtx._core import plan
 from gradtx._core.chain import flat
+from gradtx._core.rules import MOMENTS, PARAMETER, Rules
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Opaque, Stage, Wrapped
-from gradtx._core.storage import MOMENTS, PARAMETER, Codec, Rules
+from gradtx._core.storage import Codec
 from gradtx._core.stored import Stored
 from gradtx._core.transform import Transform
 

@@ -14,7 +14,7 @@ from zoo import BY_NAME, OPTIMIZERS
 
 import gradtx
 from gradtx._core.plan import plan_for
-from gradtx._core.run import _where_stages_act
+from gradtx._core.start import where_stages_act
 
 # A learning rate that float32 holds exactly: 1e-3 would add 0.4 ULP to every figure, in every library.
 LR = 2.0**-10
@@ -218,7 +218,7 @@ CLAMP = 1.8446742e19
 def squares(name, params):
     """Whether a stage that acts on this parameter squares its gradient."""
     plan = plan_for(jax.tree.structure(BY_NAME[name].build()))
-    acts = _where_stages_act(plan, [params])
+    acts = where_stages_act(plan, [params])
     return any(getattr(s, "squares", False) and (acts.get(i) or [True])[0] for i, s in enumerate(plan.stages))
 
 

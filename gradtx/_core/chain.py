@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from gradtx._core import plan
+from gradtx._core import order
 from gradtx._core.hyperparameters import stage_field
 from gradtx._core.stages import Composite, Foreign, Stage, Wrapped, is_foreign
 from gradtx._core.transform import Transform, Wrapper, named
@@ -18,7 +18,7 @@ class Chain(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        plan.check_estimators(self)
+        order.check_estimators(self)
 
     def _expression(self) -> str:
         return f"chain({', '.join(map(_show, self.stages))})"
@@ -32,7 +32,7 @@ class Scope(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        plan.check_estimators(self)
+        order.check_estimators(self)
 
     def _expression(self) -> str:
         return f"scope({', '.join(map(_show, self.stages))})"

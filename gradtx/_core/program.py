@@ -18,11 +18,12 @@ import numpy as np
 
 from gradtx._core import dtypes
 from gradtx._core.hyperparameters import Number
-from gradtx._core.plan import Plan, codecs, label, placed, units_here
+from gradtx._core.order import label
+from gradtx._core.plan import Plan, codecs, placed, units_here
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import Signal
 from gradtx._core.spec import fields_of, kind_of
-from gradtx._core.stages import Leafwise, Leaves, Stage, Step, Treewise
+from gradtx._core.stages import Leafwise, Stage, Step
 from gradtx._core.storage import PlacedUnit, number_name
 from gradtx._core.store import Store
 
@@ -240,7 +241,7 @@ def leaf_program(
                 if old:
                     with jax.named_scope(type(stage).__name__):
                         new = stage.accumulate(numbers[i], old, signal)
-                    _check_slots(stage, new, old)
+                    check_slots(stage, new, old)
                     store.put(i, new)
             for i in run:
                 stage = kind.stages[i]
@@ -257,7 +258,7 @@ def leaf_program(
     return (signal if kind.keep else Signal(signal.update)), store.stored()
 
 
-def _check_slots(stage: Stage, new: Any, old: dict[str, jax.Array]) -> None:
+def check_slots(stage: Stage, new: Any, old: dict[str, jax.Array]) -> None:
     if not isinstance(new, dict) or set(new) != set(old):
         got = sorted(new) if isinstance(new, dict) else repr(new)
         raise ValueError(f"{label(stage)}.accumulate: expected the slots {sorted(old)}, got {got}")
@@ -275,85 +276,3 @@ def _check_emitted(stage: Stage, new: Any, old: Signal) -> None:
         raise ValueError(
             f"{label(stage)}.emit: expected an update of shape {old.update.shape}, got {jnp.shape(new.update)}"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class TreeKind:
-    """The static half of a treewise stage's program.
-
-    Attributes:
-        stage: the stage without its numbers.
-        dtypes: for each leaf the dtypes of the arithmetic and of the update that leaves the program.
-        last: whether it leaves the chain as well.
-        indices: which leaves of the tree.
-        treedef: the structure of the tree.
-        keep: whether later stages need more of the signals than their updates.
-        functions: the keywords that are functions.
-        units: for each leaf the codecs that keep its slots.
-    """
-
-    stage: Treewise
-    dtypes: tuple[tuple[np.dtype, np.dtype], ...]
-    last: bool
-    indices: tuple[int, ...]
-    treedef: Any
-    keep: bool
-    functions: tuple[tuple[str, Any], ...]
-    units: tuple[tuple[PlacedUnit, ...], ...]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def tree_program(
-    kind: TreeKind,
-    scalars: Numbers,
-    signals: list[Signal],
-    params: list[jax.Array] | None,
-    slots: list[dict[str, jax.Array]],
-    memory: dict[str, jax.Array],
-    keywords: dict[str, Any],
-    count: jax.Array,
-) -> tuple[list[Any], list[dict[str, jax.Array]], dict[str, jax.Array]]:
-    """All leaves through a treewise stage."""
-    stage = kind.stage
-    computes = [compute for compute, _ in kind.dtypes]
-    own: list[Any] = [None] * len(signals)
-    if params is not None:
-        own = [dtypes.cast(params[i], c) for i, c in zip(kind.indices, computes, strict=True)]
-    given = [
-        signal.replace(update=dtypes.cast(signal.update, c), param=p)
-        for signal, c, p in zip(signals, computes, own, strict=True)
-    ]
-    numbers = scalars.read(0, dtypes.scalar_dtype())
-    stores = [
-        Store(
-            units,
-            (group,),
-            [scalars.read(0, dtypes.real_dtype(c))] if units else [],
-            c,
-            signal.update.shape,
-            {"count": count, "leaf": jnp.int32(i)},
-        )
-        for units, group, c, signal, i in zip(kind.units, slots, computes, signals, kind.indices, strict=True)
-    ]
-    before = [store.before(0) for store in stores]
-    leaves = Leaves(given, before, memory, kind.indices, kind.treedef, params)
-    vars(numbers).update(keywords, **dict(kind.functions))
-    has_complex = any(jnp.issubdtype(c, jnp.complexfloating) for c in computes)
-    with jax.numpy_dtype_promotion("standard") if has_complex else contextlib.nullcontext():
-        with jax.named_scope(type(stage).__name__):
-            new = stage.update_leaves(numbers, leaves)
-    got, expected = [jnp.shape(s.update) for s in new.signals], [s.update.shape for s in signals]
-    if got != expected:
-        raise ValueError(f"{label(stage)}.update_leaves: expected updates of shapes {expected}, got {got}")
-    for store, old, after in zip(stores, before, new.slots, strict=True):
-        _check_slots(stage, after, old)
-        store.put(0, after)
-    _check_slots(stage, new.memory, memory)
-    out: list[Any] = []
-    for signal, (_, dtype) in zip(new.signals, kind.dtypes, strict=True):
-        if kind.last:
-            out.append(dtypes.cast(signal.update, dtype))
-        else:
-            out.append(signal.replace(param=None) if kind.keep else Signal(signal.update))
-    stored = [store.stored()[0] for store in stores]
-    return out, stored, {name: dtypes.cast(new.memory[name], x.dtype) for name, x in memory.items()}

@@ -1,4 +1,4 @@
-"""`init` and `update` of a whole chain: check what came, run the plan, put the state back together."""
+"""`update` of a whole chain: check what came, run the plan, put the state back together."""
 
 from __future__ import annotations
 
@@ -11,102 +11,15 @@ import numpy as np
 import optax
 
 from gradtx._core import foreign, program, trees
-from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
+from gradtx._core.dtypes import compute_dtype, is_inexact
 from gradtx._core.functions import watch
-from gradtx._core.plan import Plan, Segment, label, linear, plan_for, units_here
+from gradtx._core.order import label
+from gradtx._core.plan import Plan, Segment, plan_for, units_here
 from gradtx._core.signal import Signal
-from gradtx._core.slots import State, initial_array, scalar_like_parameters, slot_dtype
-from gradtx._core.stages import Opaque, Stage, Wrapped, leaf_slots
-from gradtx._core.storage import initial_parts
-
-
-def init(tx: Stage, params: Any) -> State:
-    """The state of a chain for these parameters."""
-    plan = plan_for(jax.tree.structure(tx))
-    leaves, treedef = trees.flatten(params, "the parameter")
-    acts = _where_stages_act(plan, params)
-    for i, leaf in enumerate(leaves):
-        if is_inexact(leaf.dtype):
-            continue
-        keeping = [k for k in plan.keeps_moments if acts.get(k) is None or acts[k][i]]  # type: ignore[index]
-        if keeping:
-            raise TypeError(
-                f"leaf {trees.leaf_paths(params)[i]}: expected a floating or complex parameter, for which "
-                f"{label(plan.stages[keeping[0]])} can keep a moment, got {leaf.dtype}{list(leaf.shape)}; "
-                "leave such leaves out (None), or mask them"
-            )
-    stages = _with_numbers(plan, tx)
-    entries: list[Any] = []
-    for number, stage in enumerate(stages):
-        here = acts.get(number)
-        if isinstance(stage, Opaque):
-            entries.append(stage.transformation.init(_only(treedef, leaves, here) if here is not None else params))
-            continue
-        entry: dict[str, Any] = {}
-        for slot in plan.stored[number]:
-            if slot.role == "scalar":
-                assert not callable(slot.shape)
-                entry[slot.name] = scalar_like_parameters(leaves, slot.shape, slot.dtype or scalar_dtype())
-            else:
-                entry[slot.name] = [optax.MaskedNode()] * len(leaves)
-        entries.append(entry)
-    for i, leaf in enumerate(leaves):
-        try:
-            _init_leaf(plan, i, leaf, [acts.get(k) is None or acts[k][i] for k in range(len(stages))], entries)  # type: ignore[index]
-        except TypeError as error:
-            raise TypeError(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error
-    for number, entry in enumerate(entries):
-        if isinstance(stages[number], Opaque):
-            continue
-        trees_of = {k: jax.tree.unflatten(treedef, x) if isinstance(x, list) else x for k, x in entry.items()}
-        entries[number] = trees_of or ()
-    return State(scalar_like_parameters(leaves, (), np.dtype(np.int32)), tuple(entries))
-
-
-def _init_leaf(plan: Plan, i: int, leaf: Any, acts: list[bool], entries: list[Any]) -> None:
-    """Put what is kept for one parameter into the entries of the stages that act on it."""
-    coded: dict[tuple[int, str], Any] = {}
-    for unit in plan.units:
-        slots = tuple(slot for _, slot in unit.members)
-        if not all(acts[k] for k, _ in unit.members) or not unit.codec.fits(tuple(jnp.shape(leaf))):
-            continue
-        unit.codec.check(slots, compute_dtype(np.dtype(leaf.dtype)))
-        coded.update({(k, slot.name): unit for k, slot in unit.members})
-        for name, array in initial_parts(unit, leaf).items():
-            entries[unit.home][name][i] = array
-    for number, stage in enumerate(plan.stages):
-        if isinstance(stage, Opaque) or not acts[number]:
-            continue
-        for slot in leaf_slots(stage):
-            if (number, slot.name) not in coded:
-                array = initial_array(slot, leaf, slot_dtype(slot, np.dtype(leaf.dtype)))
-                if array is not None:
-                    entries[number][slot.name][i] = array
-
-
-def _where_stages_act(plan: Plan, params: Any) -> dict[int, list[bool] | None]:
-    """For each stage with a mask or in a group, whether it acts on each leaf."""
-    groups: dict[int, list[int]] = {}
-    acts: dict[int, list[bool] | None] = {}
-    for i in plan.masked:
-        here = plan.stages[i].applies(params)
-        for composite, number in plan.selectors[i]:
-            if id(composite) not in groups:
-                groups[id(composite)] = composite.assign(params)
-            inside = [group == number for group in groups[id(composite)]]
-            here = inside if here is None else [a and b for a, b in zip(here, inside, strict=True)]
-        acts[i] = here
-    return acts
-
-
-def _with_numbers(plan: Plan, tx: Stage) -> Any:
-    """The stages; those that a plan cannot call, since it knows no numbers, as they stand in `tx`."""
-    return linear(tx) if any(isinstance(stage, Wrapped) for stage in plan.stages) else plan.stages
-
-
-def _only(treedef: Any, leaves: list[Any], acts: list[bool]) -> Any:
-    """A tree with nothing where a stage does not act."""
-    return jax.tree.unflatten(treedef, [x if a else optax.MaskedNode() for x, a in zip(leaves, acts, strict=True)])
+from gradtx._core.slots import State
+from gradtx._core.stages import Opaque, Stage, Wrapped
+from gradtx._core.start import only, where_stages_act, with_numbers
+from gradtx._core.tree_program import TreeKind, tree_program
 
 
 class _Leaves(NamedTuple):
@@ -156,7 +69,7 @@ def step(
         if memory:
             entry.update(memory)
 
-    acts = _where_stages_act(plan, updates if params is None else params)
+    acts = where_stages_act(plan, updates if params is None else params)
     signals: list[Any] = [Signal(g, clamp=plan.clamp) for g in here.gradients]
     for number, segment in enumerate(plan.segments):
         before = signals if watch is None else list(signals)
@@ -171,7 +84,7 @@ def step(
         if segment.kind == "treewise":
             results = _run_treewise(plan, segment, scalars, here, chosen, signals, kept, extra, state.count)
         else:
-            stage = _with_numbers(plan, tx)[index]
+            stage = with_numbers(plan, tx)[index]
             results = _run_foreign(stage, segment, here, params, mine, signals, kept, index, extra)
         for i in chosen:
             signals[i] = results[i]
@@ -305,7 +218,7 @@ def _run_treewise(
         dtypes.append((compute, here.out(i) if segment.last else compute))
     slots = _slots_of(plan, index, here, kept)
     held = [_units_held(plan, (index,), {index: slots}, i, here.tree) for i in chosen]
-    kind = program.TreeKind(
+    kind = TreeKind(
         stage,
         tuple(dtypes),
         segment.last,
@@ -317,7 +230,7 @@ def _run_treewise(
     )
     own = {slot.name for slot in plan.stages[index].slots()}
     memory = {name: x for name, x in _memory(plan, index, kept[index]).items() if name in own}
-    results, new_slots, memory = program.tree_program(
+    results, new_slots, memory = tree_program(
         kind,
         scalars.of((index,)),
         [signals[i] for i in chosen],
@@ -357,10 +270,10 @@ def _run_foreign(
     outgoing: list[Any] = [s.update.astype(dtype(i)) for i, s in enumerate(signals)]
     treedef, tree = here.treedef, here.tree
     if acts is not None:
-        tree = _only(treedef, here.gradients, acts)
+        tree = only(treedef, here.gradients, acts)
         if params is not None:
             assert here.params is not None
-            params = _only(treedef, here.params, acts)
+            params = only(treedef, here.params, acts)
         outgoing, treedef = [x for x, a in zip(outgoing, acts, strict=True) if a], jax.tree.structure(tree)
     result, kept[index] = foreign.update(stage, jax.tree.unflatten(treedef, outgoing), kept[index], params, extra)
     what = f"the update of {stage!r}"

@@ -17,13 +17,6 @@ from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.transform import Transform, Wrapper
 
-
-def _run() -> Any:
-    from gradtx._core import run  # a stage alone is a chain of one: the one import against the stream
-
-    return run
-
-
 Composite = Literal["chain", "scope", "groups", "stored"]
 
 
@@ -91,10 +84,14 @@ class Stage(Transform):
     turns: ClassVar[Any] = False
 
     def init(self, params: Any) -> Any:  # type: ignore[override]
-        return _run().init(self, params)
+        from gradtx._core import start  # a stage alone is a chain of one: the imports against the stream
+
+        return start.init(self, params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:  # type: ignore[override]
-        return _run().update(self, updates, state, params, extra)
+        from gradtx._core import run
+
+        return run.update(self, updates, state, params, extra)
 
     def slots(self) -> tuple[Slot, ...]:
         """The state this stage keeps."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from gradtx._core import plan
+from gradtx._core import order
 from gradtx._core.hyperparameters import stage_field
+from gradtx._core.rules import Rules
 from gradtx._core.stages import Composite, Stage
-from gradtx._core.storage import Rules
 
 
 class Stored(Stage):
@@ -24,7 +24,7 @@ class Stored(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        plan.check_estimators(self)
+        order.check_estimators(self)
 
     @property
     def tx(self) -> Any:

@@ -11,8 +11,8 @@ import numpy as np
 
 from gradtx._core import trees
 from gradtx._core.plan import plan_for
-from gradtx._core.run import _where_stages_act
 from gradtx._core.stages import Foreign, Stage, is_foreign
+from gradtx._core.start import where_stages_act
 from gradtx._core.transform import Transform
 from gradtx._inspect import walk
 from gradtx._inspect.equations import saying
@@ -216,7 +216,7 @@ class _Found:
                 own = [name for name in part.state._fields if name not in part.tx.held] if alone else []
                 found.kept[part.way] = tuple(found.slot(name, getattr(part.state, name)) for name in own)
                 continue
-            acts = _where_stages_act(plan_for(jax.tree.structure(part.tx)), params)
+            acts = where_stages_act(plan_for(jax.tree.structure(part.tx)), params)
             for i, (position, entry) in enumerate(zip(walk.positions(part.tx), part.state.stages, strict=True)):
                 if position.way is None:
                     continue

@@ -14,7 +14,8 @@ import numpy as np
 
 from gradtx._core import run, trees
 from gradtx._core.dtypes import is_inexact, scalar_dtype
-from gradtx._core.plan import Segment, label, one_by_one
+from gradtx._core.order import label
+from gradtx._core.plan import Segment, one_by_one
 from gradtx._core.signal import Signal
 from gradtx._core.slots import scalar_like_parameters
 from gradtx._core.stages import Opaque, Stage, Wrapped, enter_scope, exit_scope

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.signal import SecondMoment, Signal, safe_divide, square
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.signal import Signal, safe_divide
 from gradtx._core.stages import Leafwise
 from gradtx._primitives.moments import sum_of_squares

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.signal import Sense, Signal
 from gradtx._core.stages import Leafwise
 from gradtx._primitives.weight_decay import mask_leaves

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradtx._core import trees
 from gradtx._core.hyperparameters import decay_field
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.signal import Signal, _clamp, _largest_square_root
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradtx._core import trees
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.signal import Signal
 from gradtx._core.spec import StaticTree
 from gradtx._core.stages import Leafwise

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from gradtx._core import trees
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.stages import Stage
 from gradtx._primitives.belief import ema_belief_moment
 from gradtx._primitives.deltas import scale_by_delta_rms

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradtx._core.dtypes import scalar_dtype
 from gradtx._core.hyperparameters import Decay
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.schedule import Schedule
 from gradtx._core.signal import square
 from gradtx._core.stages import Stage

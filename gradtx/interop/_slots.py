@@ -11,11 +11,12 @@ import numpy as np
 import optax
 
 from gradtx._core import trees
+from gradtx._core.order import label
 from gradtx._core.plain import coded_state, plain_state
-from gradtx._core.plan import label, linear, plan_for
-from gradtx._core.run import _where_stages_act
+from gradtx._core.plan import linear, plan_for
 from gradtx._core.slots import State
 from gradtx._core.stages import Opaque, Stage, leaf_slots
+from gradtx._core.start import where_stages_act
 from gradtx.interop._raw import WEIGHT, Weights, conversion_of, weight_arrays
 
 Raws = dict[tuple[int, int], dict[str, Any]]  # {(stage, leaf): {name: float64 array}}
@@ -50,7 +51,7 @@ def layout_of(tx: Any, params: Any, caller: str) -> Layout:
         raise TypeError(f"{caller}: expected a gradtx chain, got {tx!r} of type {type(tx).__name__}{hint}")
     stages = linear(tx)
     leaves, treedef = trees.flatten(params, "the parameter")
-    acts = _where_stages_act(plan_for(jax.tree.structure(tx)), params)
+    acts = where_stages_act(plan_for(jax.tree.structure(tx)), params)
     columns: list[list[int]] = [[] for _ in leaves]
     for i, stage in enumerate(stages):
         if isinstance(stage, Opaque):

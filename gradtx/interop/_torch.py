@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from gradtx._core import dtypes
-from gradtx._core.plan import label
+from gradtx._core.order import label
 from gradtx._core.slots import State
 from gradtx._core.stages import enter_scope
 from gradtx._primitives.bias_correction import bias_correction
