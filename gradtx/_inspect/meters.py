@@ -16,7 +16,19 @@ from gradtx._inspect.probes import PREFIX, Probe, View, mark, size_of
 from gradtx._primitives.clipping import global_norm
 
 
-class gradient_norm(Probe):
+class Meter(Probe):
+    """A ready probe.
+
+    Args:
+        per: `"tree"`, `"leaf"`, or `{name: pattern}`; see `probe`.
+        name: of the metric; None: that of the class.
+    """
+
+    per: Any = "tree"
+    name: str | None = None
+
+
+class gradient_norm(Meter):
     r"""Measure the Euclidean norm of the gradient: $n = \lVert g \rVert_2$.
 
     The gradient is what the first estimator before it saw, or without one what flows here: put it first for the raw one.
@@ -29,14 +41,11 @@ class gradient_norm(Probe):
         a float32 scalar for each norm.
     """
 
-    per: Any = "tree"
-    name: str | None = None
-
     def measure(self, view: View) -> jax.Array:
         return global_norm(view.gradients)
 
 
-class update_norm(Probe):
+class update_norm(Meter):
     r"""Measure the Euclidean norm of the update here: $n = \lVert u \rVert_2$. Put it last for the step itself.
 
     Args:
@@ -47,14 +56,11 @@ class update_norm(Probe):
         a float32 scalar for each norm.
     """
 
-    per: Any = "tree"
-    name: str | None = None
-
     def measure(self, view: View) -> jax.Array:
         return global_norm(view.updates)
 
 
-class parameter_norm(Probe):
+class parameter_norm(Meter):
     r"""Measure the Euclidean norm of the parameters before the step: $n = \lVert p \rVert_2$.
 
     Args:
@@ -65,16 +71,13 @@ class parameter_norm(Probe):
         a float32 scalar for each norm.
     """
 
-    per: Any = "tree"
-    name: str | None = None
-
     requires: ClassVar[tuple[str, ...]] = ("param",)
 
     def measure(self, view: View) -> jax.Array:
         return global_norm(view.params)
 
 
-class update_ratio(Probe):
+class update_ratio(Meter):
     r"""Measure how far a step goes, relative to the parameters: $r = \lVert u \rVert_2 / \lVert p \rVert_2$.
 
     Healthy training is said to be near 1e-3. Put it last.
@@ -87,16 +90,13 @@ class update_ratio(Probe):
         a float32 scalar for each ratio.
     """
 
-    per: Any = "tree"
-    name: str | None = None
-
     requires: ClassVar[tuple[str, ...]] = ("param",)
 
     def measure(self, view: View) -> jax.Array:
         return safe_divide(global_norm(view.updates), global_norm(view.params))
 
 
-class update_cosine(Probe):
+class update_cosine(Meter):
     r"""Measure the angle between update and gradient: $c = \langle u, g \rangle / (\lVert u \rVert_2 \lVert g \rVert_2)$.
 
     Behind the learning rate -1 is steepest descent, and 0 a step at right angles to it. 0 where one of them is zero.
@@ -108,9 +108,6 @@ class update_cosine(Probe):
     State:
         a float32 scalar for each cosine.
     """
-
-    per: Any = "tree"
-    name: str | None = None
 
     def measure(self, view: View) -> jax.Array:
         lengths = [global_norm(x) for x in (view.updates, view.gradients)]
@@ -124,7 +121,7 @@ class update_cosine(Probe):
         return total
 
 
-class effective_learning_rate(Probe):
+class effective_learning_rate(Meter):
     r"""Measure with which learning rate gradient descent would step as far: $\eta = \lVert u \rVert_2 / \lVert g \rVert_2$.
 
     Args:
@@ -135,14 +132,11 @@ class effective_learning_rate(Probe):
         a float32 scalar for each rate.
     """
 
-    per: Any = "tree"
-    name: str | None = None
-
     def measure(self, view: View) -> jax.Array:
         return safe_divide(global_norm(view.updates), global_norm(view.gradients))
 
 
-class nonfinite_count(Probe):
+class nonfinite_count(Meter):
     r"""Count the elements of the update that are infinite or NaN here.
 
     Args:
@@ -153,9 +147,6 @@ class nonfinite_count(Probe):
         a float32 scalar for each count.
     """
 
-    per: Any = "tree"
-    name: str | None = None
-
     def measure(self, view: View) -> jax.Array:
         total = jnp.zeros((), scalar_dtype())
         for u in view.updates:
@@ -163,7 +154,7 @@ class nonfinite_count(Probe):
         return total
 
 
-class second_moment_statistics(Probe):
+class second_moment_statistics(Meter):
     r"""Measure the smallest, mean and largest value of the second moment that was estimated before it.
 
     Args:
@@ -176,9 +167,6 @@ class second_moment_statistics(Probe):
     Raises:
         ValueError: no second moment was estimated before it in its scope.
     """
-
-    per: Any = "tree"
-    name: str | None = None
 
     requires: ClassVar[tuple[str, ...]] = ("second",)
     keys: ClassVar[tuple[str, ...]] = ("min", "mean", "max")
