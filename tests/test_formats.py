@@ -141,7 +141,7 @@ def levels(word):
     return k - 128 * (k >= 64)
 
 
-ORDINARY = (WORDS >> 7 >= 4) & (WORDS >> 7 < 511) & (levels(WORDS) != -64)  # words that encode may return for v > 0
+ORDINARY = (WORDS >> 7 >= 4) & (abs(levels(WORDS)) <= 62)  # words that encode may return for v > 0
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -152,8 +152,8 @@ def test_packed16_each_word_stays(scale):
     for random in (1 << 12, MIDDLE, 0xFFFFFFFF - (1 << 12)):
         again = draw(packed16.encode, m, v, random=random, scale=scale)
         np.testing.assert_array_equal(np.asarray(again)[ORDINARY], WORDS[ORDINARY])
-    assert np.isnan(np.asarray(v)[WORDS >> 7 == 511]).all()
-    assert np.isnan(np.asarray(m)[WORDS >> 7 == 511]).all()
+    assert np.isneginf(np.asarray(m)[levels(WORDS) == -64]).all()
+    assert np.isfinite(v).all()
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -162,15 +162,20 @@ def test_packed16_the_nearest_codes_by_brute_force(scale):
     v = np.exp(rng.uniform(np.log(2.0**-80), np.log(2.0**44), 300)).astype(np.float32)
     m = (np.sqrt(v) * rng.normal(0, 0.5, 300)).astype(np.float32)
     got_m, got_v = packed16.decode(draw(packed16.encode, m, v, scale=scale), jnp.float32(scale))
-    _, values = packed16.decode(jnp.asarray(WORDS[::128][4:511]), jnp.float32(scale))
+    _, values = packed16.decode(jnp.asarray(WORDS[::128][4:]), jnp.float32(scale))
     best = nearest(v, np.asarray(values, np.float64))
     assert (abs(got_v - v) <= abs(best - v) * (1 + 1e-5)).all()
-    # Given v as stored, k is the nearest level of the companded ratio.
-    root = 0.25 * np.sqrt(np.asarray(got_v, np.float64))
-    target = 65 * m / (abs(m) + root)
-    table = np.arange(-63, 64)
+    # Given v as stored, k is the nearest level of the companded ratio to its root, in which 1 + f has become 1 + f / 2.
+    fraction, exponent = np.frexp(np.asarray(got_v, np.float64) / scale)
+    odd = exponent % 2 == 0  # frexp's fraction is in [1/2, 1)
+    root = np.where(odd, 1 + fraction, 0.5 + fraction) * 2.0 ** ((exponent - np.where(odd, 2, 1)) / 2)
+    root = 0.25 * np.sqrt(scale) * root
+    exact = 0.25 * np.sqrt(np.asarray(got_v, np.float64))
+    assert ((exact * (1 - 1e-6) <= root) & (root <= 1.061 * exact)).all()
+    target = 64 * m / (abs(m) + root)
+    table = np.arange(-62, 63)
     best_k = table[np.argmin(abs(table[:, None] - target), axis=0)]
-    expected = root * best_k / (65 - abs(best_k))
+    expected = root * best_k / (64 - abs(best_k))
     np.testing.assert_allclose(got_m, expected, rtol=1e-5)
 
 
@@ -217,9 +222,10 @@ def test_packed_edges(module, scale):
         for bad in (np.inf, -np.inf, *nans):
             m, v = through(bad, 1.0, random)
             assert not np.isfinite(m)
-        for bad in (np.inf, *nans):
-            m, v = through(1.0, bad, random)
-            assert not np.isfinite(v)
+        for bad in nans:
+            assert not np.isfinite(through(1.0, bad, random)).all()
+        m, v = through(1.0, np.inf, random)
+        assert (m, v) == (-np.inf, v) if module is packed16 else 1e38 < v < np.inf
     word = draw(module.encode, np.zeros((3, 0)), np.zeros((3, 0)), scale=scale)
     assert word.shape == (3, 0)
     fresh = module.decode(jnp.zeros((2,), word.dtype), jnp.float32(scale))
@@ -231,9 +237,9 @@ def test_packed16_never_updates_by_more_than_its_bound():
     m = (10 ** rng.uniform(-15, 10, 4000) * rng.choice([-1, 1], 4000)).astype(np.float32)
     v = (10 ** rng.uniform(-30, 20, 4000)).astype(np.float32)
     m, v = packed16.decode(draw(packed16.encode, m, v, random=random_bits.murmur(0, 0, 0, (4000,)), scale=0.8), 0.8)
-    assert (abs(m) <= 7.9 * np.sqrt(v)).all()
+    assert (abs(m) <= 8.23 * np.sqrt(v)).all()
     cauchy = (1 - 0.9) / np.sqrt((1 - 0.999) * (1 - 0.9**2 / 0.999))
-    assert cauchy < 63 / (65 - 63) / 4 < 1.1 * cauchy
+    assert cauchy < 62 / (64 - 62) / 4 < 1.1 * cauchy
 
 
 def test_the_scale_follows_the_decay_and_starts_anew():
@@ -314,7 +320,7 @@ def test_a_sudden_change_of_scale_recovers(module, factor):
     gradients[200:] *= factor
     _, _, update, exact = adam(module, gradients, b2=0.9)
     assert np.isfinite(update).all()
-    assert abs(update).max() <= 8
+    assert abs(update).max() <= 8.3
     late = slice(500, None)
     error = np.linalg.norm(update[late] - exact[late]) / np.linalg.norm(exact[late])
     assert error < (0.2 if module is packed16 else 0.02)

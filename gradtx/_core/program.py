@@ -35,9 +35,10 @@ Scalars = dict[str, jax.Array]
 class Numbers:
     """The scalars of some stages for one step.
 
-    What is computed from the step count lies in one vector that the compiler may not take apart. A leaf then waits for
-    one small computation instead of several, and XLA:CPU keeps working leaf by leaf while its data is in the cache (7%
-    of a step of 40 leaves); and a leaf program has few arguments, which is what tracing a thousand leaves costs.
+    What is computed from the step count lies in one vector, so that a leaf program has few arguments, which is what
+    tracing a thousand leaves costs. The compiler may not take the vector apart: a leaf then waits for one small
+    computation instead of several, and XLA:CPU keeps working leaf by leaf while its data is in the cache (7% of a step
+    of 40 leaves). Where there is only one leaf, waiting is all that is left of it (3%), and the compiler may.
 
     Attributes:
         vector: what is computed once a step, of all stages; None if there is nothing.
@@ -50,15 +51,15 @@ class Numbers:
     places: tuple[tuple[tuple[str, int], ...], ...] = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def pack(cls, constants: list[Scalars], computed: list[Scalars]) -> Numbers:
-        """Put the computed scalars into one vector."""
+    def pack(cls, constants: list[Scalars], computed: list[Scalars], *, apart: bool) -> Numbers:
+        """Put the computed scalars into one vector, of which the compiler may take what it needs if `apart`."""
         flat = [x for group in computed for x in group.values()]
         position = iter(range(len(flat)))
         places = tuple(tuple((name, next(position)) for name in group) for group in computed)
         if not flat:
             return cls(None, tuple(constants), places)
         stacked = jnp.stack([jnp.asarray(x, dtypes.scalar_dtype()) for x in flat])
-        return cls(jax.lax.optimization_barrier(stacked), tuple(constants), places)
+        return cls(stacked if apart else jax.lax.optimization_barrier(stacked), tuple(constants), places)
 
     def of(self, stages: tuple[int, ...]) -> Numbers:
         """The numbers of some of the stages."""
@@ -72,14 +73,15 @@ class Numbers:
         return SimpleNamespace(**values)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def step_scalars(
-    structure: Any, leaves: list[Any], count: jax.Array, memories: tuple[dict[str, jax.Array], ...]
+    structure: Any, single: bool, leaves: list[Any], count: jax.Array, memories: tuple[dict[str, jax.Array], ...]
 ) -> tuple[jax.Array, Numbers, tuple[dict[str, jax.Array], ...]]:
     """Everything that is computed once a step.
 
     Args:
         structure: the tree structure of the transformation.
+        single: whether they are for a single leaf.
         leaves: its hyperparameters.
         count: int32 scalar, the number of completed steps.
         memories: for each stage its `"scalar"` slots.
@@ -115,7 +117,11 @@ def step_scalars(
             computed[unit.home][number_name(part.name, "now")] = now[key]
             new_memories[unit.home][part.name] = now[key].astype(before[key].dtype)
     largest = jnp.iinfo(count.dtype).max
-    return jnp.where(count < largest, count + 1, largest), Numbers.pack(constant, computed), tuple(new_memories)
+    return (
+        jnp.where(count < largest, count + 1, largest),
+        Numbers.pack(constant, computed, apart=single),
+        tuple(new_memories),
+    )
 
 
 def _numbers(stage: Stage) -> list[tuple[str, Any]]:

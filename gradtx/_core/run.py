@@ -64,7 +64,9 @@ def step(
     here = _check(plan, updates, state, params)
     kept = [dict(entry) if isinstance(entry, dict) else entry for entry in state.stages]
     memories = tuple(_memory(plan, i, entry) for i, entry in enumerate(kept))
-    count, scalars, memories = program.step_scalars(plan.numeric, numbers, state.count, memories)
+    count, scalars, memories = program.step_scalars(
+        plan.numeric, len(here.gradients) == 1, numbers, state.count, memories
+    )
     for entry, memory in zip(kept, memories, strict=True):
         if memory:
             entry.update(memory)

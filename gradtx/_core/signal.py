@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._core.limits import at_least, at_most
+
 Array = jax.Array
 
 
@@ -164,8 +166,12 @@ class Signal:
         """
         if self.gradient is not None:
             return self
-        gradient = _clamp(self.update, self.clamp) if self.clamp else self.update
-        return self.replace(gradient=gradient, update=gradient, captured_as=self.sense)
+        gradient = update = self.update
+        if self.clamp:
+            # Not the same array twice: a moment reads the one, and what is divided by it later is the other. XLA:CPU
+            # would keep a selection in memory, from where such a pair of users reads it: a quarter of RMSProp's step.
+            gradient, update = _clamp(self.update, self.clamp), _clamp(self.update, self.clamp, slack=True)
+        return self.replace(gradient=gradient, update=update, captured_as=self.sense)
 
 
 @jax.custom_jvp
@@ -189,7 +195,8 @@ def safe_divide(x: Array, y: Array) -> Array:
     A root mean square is 0 only if every gradient was 0, and then 0/0 is meant to be 0, or if their squares
     underflowed: then +-1 is the exact quotient of a constant gradient, where infinity would be a lost parameter.
     """
-    return jnp.where(y == 0, jnp.sign(x), x / y)
+    tiny = jnp.finfo(y.dtype).tiny  # 0/tiny is 0; all but the smallest x outweigh it
+    return x / jnp.where(y == 0, jnp.abs(x) + tiny, y)
 
 
 @safe_divide.defjvp
@@ -208,21 +215,22 @@ def square(x: Array) -> Array:
     return jnp.square(x)
 
 
-def _clamp(x: Array, use: str) -> Array:
+def _clamp(x: Array, use: str, *, slack: bool = False) -> Array:
     """Limit |x| to what can be squared, or to a quarter of the largest number, whose differences and averages are finite.
 
-    Infinities and NaN stay: a failure must not be hidden.
+    Infinities and NaN stay: a failure must not be hidden. With `slack` to one ULP less: to XLA, another expression.
     """
     real = x.real.dtype
     limit = _largest_square_root(real) if use == "squares" else float(jnp.finfo(real).max) / 4
+    limit = np.nextafter(np.asarray(limit, real), np.zeros((), real)) if slack else limit
     if jnp.iscomplexobj(x):
         limit = limit / 2**0.5
         return jax.lax.complex(_clip_finite(x.real, limit), _clip_finite(x.imag, limit))
     return _clip_finite(x, limit)
 
 
-def _clip_finite(x: Array, limit: float) -> Array:
-    return jnp.where(jnp.isfinite(x), jax.lax.clamp(jnp.asarray(-limit, x.dtype), x, jnp.asarray(limit, x.dtype)), x)
+def _clip_finite(x: Array, limit: Any) -> Array:
+    return jnp.where(jnp.isfinite(x), at_most(at_least(x, -limit), limit), x)
 
 
 def _largest_square_root(dtype: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx._core.dtypes import scalar_dtype
 from gradtx._core.signal import safe_sqrt, square
@@ -13,17 +14,38 @@ def leaf_norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm of an array of float32 or wider: a real scalar, 0 for an empty array.
 
     The squares are summed at three scales, each for the range where the others over- or underflow: Blue's algorithm
-    (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array.
+    (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array. TPUs and GPUs sum all three in one reading.
+    XLA:CPU would read the array for each and write two that are scaled, so there the other two wait until they are needed.
     """
-    real = jnp.finfo(x.dtype)
-    reach = real.maxexp * 3 // 4  # 96 for float32: the largest and the smallest normal number have a square there
-    one, shrink, grow = (jnp.asarray(2.0**e, real.dtype) for e in (0, -reach, reach))
+    return jax.lax.platform_dependent(x, cpu=_norm_at_the_scale_it_needs, default=_norm_at_three_scales)
+
+
+def _norm_at_three_scales(x: jax.Array) -> jax.Array:
     plain = jnp.sum(square(x))
-    shrunk = sum_of_scaled_squares(x, shrink)
-    grown = sum_of_scaled_squares(x, grow)
-    large, small = jnp.isinf(plain), plain < 2.0 ** -(reach * 3 // 4)  # where squares that underflowed are missed
-    unit = jnp.where(large, shrink, jnp.where(small, grow, one))
-    return safe_sqrt(jnp.where(large, shrunk, jnp.where(small, grown, plain))) / unit
+    return jnp.where(_is_ordinary(plain), safe_sqrt(plain), _norm_of_extremes(x, plain))
+
+
+def _norm_at_the_scale_it_needs(x: jax.Array) -> jax.Array:
+    plain = jnp.sum(square(x))
+    return jax.lax.cond(_is_ordinary(plain), lambda x, plain: safe_sqrt(plain), _norm_of_extremes, x, plain)
+
+
+def _reach(dtype: np.dtype) -> int:
+    return (
+        jnp.finfo(dtype).maxexp * 3 // 4
+    )  # 96 for float32: the largest and the smallest normal number have a square there
+
+
+def _is_ordinary(plain: jax.Array) -> jax.Array:
+    """Whether no square that matters was lost. False for NaN."""
+    return (plain >= 2.0 ** -(_reach(plain.dtype) * 3 // 4)) & (plain < jnp.inf)
+
+
+def _norm_of_extremes(x: jax.Array, plain: jax.Array) -> jax.Array:
+    shrink, grow = (jnp.asarray(2.0 ** (sign * _reach(plain.dtype)), plain.dtype) for sign in (-1, 1))
+    shrunk, grown = sum_of_scaled_squares(x, shrink), sum_of_scaled_squares(x, grow)
+    large = ~(plain < jnp.inf)
+    return safe_sqrt(jnp.where(large, shrunk, grown)) / jnp.where(large, shrink, grow)
 
 
 def sum_of_scaled_squares(x: jax.Array, unit: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
+from gradtx._core.limits import at_most
 from gradtx._core.signal import SecondMoment, Signal, safe_divide, safe_sqrt, square
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
@@ -70,7 +71,7 @@ class additive_second_moment(Leafwise):
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
         old, new = slots["nu"] + s.start, square(signal.captured)
         moved = old - s.gain * jnp.sign(old - new) * new
-        return {"nu": jnp.minimum(moved, jnp.finfo(new.dtype).max)}  # it may pass the largest square
+        return {"nu": at_most(moved, jnp.finfo(new.dtype).max)}  # it may pass the largest square
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return signal.replace(second=AdditiveMoment(slots["nu"], s.weight, jnp.zeros_like(s.weight)))

@@ -12,6 +12,8 @@ Source:
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,8 +45,7 @@ def encode_bfloat16(x: jax.Array, random: jax.Array) -> jax.Array:
     Returns:
         bfloat16, like x.
     """
-    half = (bfloat16_bits(x, random) >> 16).astype(jnp.uint16)
-    return jax.lax.bitcast_convert_type(half, jnp.bfloat16)
+    return _as(jnp.bfloat16, (bfloat16_bits(x, random) >> 16).astype(jnp.uint16))
 
 
 def encode_float16(x: jax.Array, random: jax.Array) -> jax.Array:
@@ -65,5 +66,9 @@ def encode_float16(x: jax.Array, random: jax.Array) -> jax.Array:
     code = jnp.where(units < 1024, subnormal, jnp.minimum(normal, np.uint32(0x7BFF)))
     code = jnp.where(magnitude < _INFINITY, code, np.uint32(0x7C00))
     code = jnp.where(magnitude > _INFINITY, np.uint32(0x7E00), code)
-    half = (code | (word >> 16 & np.uint32(0x8000))).astype(jnp.uint16)
-    return jax.lax.bitcast_convert_type(half, jnp.float16)
+    size = _as(jnp.float16, code.astype(jnp.uint16))
+    return jnp.where(word < _SIGN, size, -size)  # a selection last, for the reason that `packed16` gives
+
+
+def _as(dtype: Any, half: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(half, dtype)

@@ -58,7 +58,7 @@ class packed32(_Packed):
     | $m$: a bfloat16 | $v$: 8 bits of exponent, 8 of mantissa, on a grid that decays as $v$ does |
 
     Both are rounded stochastically, so that neither stalls whatever its decay; a $v$ that only decays stays on its code. Range:
-    $|m|$ to 3.4e38, $v$ from 2.4e-38 to 1.7e38; nonzero values outside are kept as the nearest end.
+    $|m|$ to 3.4e38, $v$ from 2.4e-38 to 1.7e38; nonzero values outside are kept as the nearest end. Infinity in m, and NaN, stay.
 
     Args:
         min_size: leaves with fewer elements stay as they are.
@@ -77,12 +77,12 @@ class packed16(_Packed):
 
     | 15 ... 7 | 6 ... 0 |
     |---|---|
-    | $v$: 7 bits of exponent, 2 of mantissa, on a grid that decays as $v$ does | $m$: its companded ratio to $\sqrt v$ |
+    | $v$: 7 bits of exponent, 2 of mantissa, on a grid that decays as $v$ does | $m$: its companded ratio to $\rho \approx \sqrt v$ |
 
-    $$k = \left\lfloor H \frac{m}{|m| + c \sqrt{v}} + U \right\rfloor, \qquad m = c \frac{k}{H - |k|} \sqrt{v}, \qquad
-    c = \tfrac14$$
+    $$k = \left\lfloor H \frac{m}{|m| + c\,\rho} + U \right\rfloor, \qquad m = c \frac{k}{H - |k|}\, \rho, \qquad
+    c = \tfrac14, \quad H = 64$$
 
-    A ratio is bounded, and needs no scale. Range: gradients of 4.5e-13 to 5.9e6; beyond, no update is larger than 7.9 learning
+    A ratio is bounded, and needs no scale. Range: gradients of 4.5e-13 to 5.9e6; beyond, no update is larger than 8.2 learning
     rates, and a sudden change of scale recovers. Updates differ from float32's by about a tenth: it trains within the spread of
     seeds (BENCHMARKS.md), but it is not the same run.
 
