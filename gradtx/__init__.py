@@ -6,8 +6,12 @@ from gradtx import storage as storage
 # The core
 from gradtx._apply import apply_updates as apply_updates
 from gradtx._apply import step as step
+
+# Past one device
 from gradtx._checkpoints import check_state as check_state
 from gradtx._checkpoints import state_manifest as state_manifest
+
+# The core
 from gradtx._core.chain import chain as chain
 from gradtx._core.chain import named_chain as named_chain
 from gradtx._core.chain import scope as scope
@@ -23,6 +27,8 @@ from gradtx._core.stages import Step as Step
 from gradtx._core.stages import Treewise as Treewise
 from gradtx._core.transform import Transform as Transform
 from gradtx._core.transform import named as named
+
+# Parameter groups
 from gradtx._groups import Groups as Groups
 from gradtx._groups import by_path as by_path
 from gradtx._groups import freeze as freeze
@@ -61,7 +67,7 @@ from gradtx._inspect.surgery import set_slot as set_slot
 from gradtx._inspect.surgery import slots as slots
 from gradtx._inspect.surgery import warm_restart as warm_restart
 
-# Groups of parameters by shape
+# Parameter groups
 from gradtx._matrices import axes_are as axes_are
 from gradtx._matrices import matrices as matrices
 
@@ -217,10 +223,12 @@ from gradtx._rounding.compensated import compensated as compensated
 from gradtx._rounding.master import master_weights as master_weights
 from gradtx._rounding.reading import master_parameters as master_parameters
 from gradtx._rounding.stochastic import stochastic_rounding as stochastic_rounding
+
+# Past one device
 from gradtx._sharding import abstract_state as abstract_state
 from gradtx._sharding import state_shardings as state_shardings
 
-# Groups of parameters by shape
+# Storage
 from gradtx._storing import with_storage as with_storage
 from gradtx._storing import without_storage as without_storage
 

@@ -1,7 +1,9 @@
-"""Every Python block of README.md and docs/ runs."""
+"""Every Python block of README.md and docs/ runs; links lead to files; the reference has every public name."""
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import pathlib
 import re
 import sys
@@ -9,6 +11,9 @@ import types
 
 import jax
 import pytest
+
+import gradtx
+import gradtx.interop
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,3 +37,19 @@ def test_links(page: pathlib.Path):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_reference_has_every_public_name():
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "tools" / "reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    modules = (gradtx, gradtx.schedules, gradtx.storage, gradtx.interop)
+    expected = {
+        f"{module.__name__}.{name}"
+        for module in modules
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    text = "\n".join(reference.pages().values())
+    assert set(re.findall(r"^::: (\S+)$", text, re.M)) == expected
+    assert not [name for name in expected if not inspect.getdoc(reference._resolve(name))]
