@@ -48,7 +48,7 @@ return {
     formulas: document.querySelectorAll('article math').length,
     hidden: [...document.querySelectorAll('article math')].filter(e => !e.closest('details') && !shown(e)).length,
     errors: document.querySelectorAll('article merror').length,
-    font: document.querySelector('article math') ? [...document.fonts].some(f => /STIX/.test(f.family) && f.status == 'loaded') : true,
+    font: document.querySelector('article math') ? [...document.fonts].some(f => /Formulas/.test(f.family) && f.status == 'loaded') : true,
     pictures: [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src),
     latex: text.filter(t => /\\$[^$]+\\$|\\\\[a-z]+\\{|\\\\\\(/.test(t)),
     wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,

@@ -80,9 +80,7 @@ def heavy_ball():
         right.semilogy(np.arange(1, steps + 1), loss, color=color, lw=2.2)
         right.annotate(name, place, color=color, weight="bold")
     right.set(xlabel="step", ylabel="mean loss of 400 runs", xlim=(0, steps), ylim=(3e-3, 20))
-    right.set_title(
-        "With noise in the gradient: the rate sets the floor,\nand momentum does not lower it", loc="left", pad=10
-    )
+    right.set_title("With noise: the rate sets the floor,\nand momentum does not lower it", loc="left", pad=10)
     return figure
 
 
@@ -102,8 +100,8 @@ def first_steps():
     worst = np.asarray(respond(rows["neither moment corrected"][1], jnp.ones(steps), jnp.zeros(())))
     at = int(worst.argmax())
     axes.plot(t[at], worst[at], "o", color=RED, ms=8)
-    axes.annotate(f"{worst[at]:.1f} times too large at step {t[at]}", (t[at], 5.4), color=RED, ha="center", va="top")
-    axes.annotate("neither moment corrected", (1.15, 2.25), color=RED, weight="bold", va="center")
+    said = f"neither moment corrected:\n{worst[at]:.1f} times too large at step {t[at]}"
+    axes.annotate(said, (1.15, 1.75), color=RED, weight="bold", va="center")
     axes.annotate(
         "no first moment, second not corrected:\n32 times too large at step 1", (4.2, 19), color=PINK, weight="bold"
     )

@@ -1,5 +1,6 @@
 """Formulas of a page as MathML, and the font they are set in."""
 
+import copy
 import html
 import io
 import pathlib
@@ -9,7 +10,8 @@ import latex2mathml.converter
 import ziamath
 from fontTools import subset
 
-_FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?)\\\])</\1>', re.S)
+FAMILY = "Formulas"
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\((.*?)\\\)|\\\[(.*?)\\\])</\1>([.,:;?)]*)', re.S)
 _CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.S)
 # Latin, accents, Greek, arrows, operators, brackets, and of the mathematical alphabets upright, italic, bold and script.
 _LETTERS = [
@@ -63,7 +65,7 @@ def set_formulas(page):
             problems.append(f"the formula {latex!r} is not understood: {error!r}")
             return match[0]
         label = html.escape(latex, quote=True)
-        return f'<{match[1]} class="formula" title="{label}">{formula}</{match[1]}>'
+        return f'<{match[1]} class="formula" title="{label}">{formula}{match[4]}</{match[1]}>'
 
     page = _FORMULA.sub(one, page)
     rest = re.search(r"\$\$|\\(frac|sqrt|hat|leftarrow)\b", _CODE.sub("", re.sub(r'title="[^"]*"', "", page)))
@@ -78,13 +80,39 @@ def page_text(match):
 
 
 def font():
-    """STIX Two Math, as ziamath brings it, with the characters of formulas alone: bytes of a WOFF file."""
+    """The font of the formulas: bytes of a WOFF file.
+
+    STIX Two Math, as ziamath brings it, with the characters of formulas alone, and a radical for inline formulas. Chromium
+    reserves the width of the widest radical there is, and hangs one that is too tall from its bar. So its sizes here are
+    one shape in four heights. By the font's license what is changed has another name.
+    """
     options = subset.Options(flavor="woff", layout_features=["dtls", "flac", "ssty"], glyph_names=False, hinting=False)
+    options.name_IDs = [0, 1, 2, 13, 14]
     source = pathlib.Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
     loaded = subset.load_font(str(source), options)
+    _shorten_radical(loaded)
+    for name in loaded["name"].names:
+        if name.nameID == 1:
+            name.string = FAMILY
     cutter = subset.Subsetter(options)
     cutter.populate(unicodes=[code for first, last in _LETTERS for code in range(first, last + 1)])
     cutter.subset(loaded)
     file = io.BytesIO()
     subset.save_font(loaded, file, options)
     return file.getvalue()
+
+
+def _shorten_radical(loaded):
+    """The variants of the radical as the shape of the first, from 0.72 to 2.3 times as tall."""
+    radical, variants = loaded.getBestCmap()[0x221A], loaded["MATH"].table.MathVariants
+    made = variants.VertGlyphConstruction[variants.VertGlyphCoverage.glyphs.index(radical)]
+    shape = copy.deepcopy(loaded["glyf"][radical])
+    height = made.MathGlyphVariantRecord[0].AdvanceMeasurement
+    made.GlyphAssembly = None
+    for record, factor in zip(made.MathGlyphVariantRecord, (0.72, 1.0, 1.6, 2.3), strict=True):
+        glyph = copy.deepcopy(shape)
+        glyph.coordinates.scale((1.0, factor))
+        glyph.recalcBounds(loaded["glyf"])
+        loaded["glyf"][record.VariantGlyph] = glyph
+        loaded["hmtx"][record.VariantGlyph] = loaded["hmtx"][radical]
+        record.AdvanceMeasurement = round(height * factor)

@@ -27,13 +27,13 @@ import gradtx
 
 FILE = pathlib.Path(__file__).parents[1] / "images" / "describe.png"
 STYLE = """
-@font-face { font-family: "STIX Two Math"; src: url(data:font/woff;base64,FONT); }
+@font-face { font-family: Formulas; src: url(data:font/woff;base64,FONT); }
 body { margin: 0; background: #fff; font: 13px system-ui, "DejaVu Sans", sans-serif; color: #222; }
 div { display: inline-block; padding: 14px 18px; }
 table { border-collapse: collapse; font-size: 12px; }
 th, td { padding: 6px 12px; } th { border-bottom: 1px solid #bbb; }
 tbody tr:nth-child(odd) { background: #f5f5f5; }
-math { font-family: "STIX Two Math", math; font-size: 15px; } code { font-family: "DejaVu Sans Mono", monospace; font-size: 11.5px; }
+math { font-family: Formulas, math; font-size: 15px; } code { font-family: "DejaVu Sans Mono", monospace; font-size: 11.5px; }
 """
 
 
@@ -42,8 +42,7 @@ def main():
         "kernel": jax.ShapeDtypeStruct((1024, 1024), jnp.float32),
         "bias": jax.ShapeDtypeStruct((1024,), jnp.float32),
     }
-    rate = gradtx.schedules.cosine_decay_schedule(1e-3, 10_000)
-    tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adamw(rate, weight_decay=0.1, storage="half"))
+    tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adamw(1e-3, weight_decay=0.1))
     table = gradtx.describe(tx, params)._repr_html_()
     table = re.sub(r"\$(.+?)\$", lambda m: maths.mathml(html.unescape(m[1]), "inline"), table)
     style = STYLE.replace("FONT", base64.b64encode(maths.font()).decode())

@@ -15,6 +15,12 @@ class Signatures(griffe.Extension):
         if not obj.is_alias and obj.docstring:
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)
 
+    def on_function(self, *, func, **_):
+        """`Any` is said by saying nothing."""
+        for parameter in func.parameters:
+            if str(parameter.annotation) == "Any":
+                parameter.annotation = None
+
     def on_class(self, *, cls, loader, **_):
         """Read the signature off the class itself."""
         if not cls.path.startswith("gradtx.") or "__init__" in cls.members:
