@@ -56,7 +56,8 @@ def loss_fn(params, images, labels):
 def train_step(tx, params, state, images, labels):
     loss, grads = jax.value_and_grad(loss_fn)(params, images, labels)
     params, state = gradtx.step(tx, params, state, grads)
-    return params, state, {"loss": loss, **gradtx.hyperparams(tx, state), **gradtx.metrics(state)}
+    rate = gradtx.hyperparams(tx, state)["learning_rate"]
+    return params, state, {"loss": loss, "learning_rate": rate, **gradtx.metrics(state)}
 
 
 def main():

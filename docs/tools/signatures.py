@@ -16,10 +16,13 @@ class Signatures(griffe.Extension):
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)
 
     def on_function(self, *, func, **_):
-        """`Any` is said by saying nothing."""
+        """`Any` is said by saying nothing; a colon in what comes back is no type."""
         for parameter in func.parameters:
             if str(parameter.annotation) == "Any":
                 parameter.annotation = None
+        if func.docstring:
+            kind = "Any" if func.returns is None else str(func.returns)
+            func.docstring.value = re.sub(r"^(Returns:\n\s+)(?=.*: )", rf"\1{kind}: ", func.docstring.value, flags=re.M)
 
     def on_class(self, *, cls, loader, **_):
         """Read the signature off the class itself."""
