@@ -35,6 +35,7 @@ from gradtx._groups import freeze as freeze
 
 # Seeing and steering
 from gradtx._inject import inject_hyperparams as inject_hyperparams
+from gradtx._inspect.carrying import carry_state as carry_state
 from gradtx._inspect.describe import describe as describe
 from gradtx._inspect.difference import diff as diff
 from gradtx._inspect.failures import NonfiniteReport as NonfiniteReport
@@ -59,11 +60,11 @@ from gradtx._inspect.probes import Probe as Probe
 from gradtx._inspect.probes import View as View
 from gradtx._inspect.probes import mark as mark
 from gradtx._inspect.probes import probe as probe
-from gradtx._inspect.surgery import carry_state as carry_state
 from gradtx._inspect.surgery import get_slot as get_slot
 from gradtx._inspect.surgery import map_slots as map_slots
 from gradtx._inspect.surgery import reset_slots as reset_slots
 from gradtx._inspect.surgery import set_slot as set_slot
+from gradtx._inspect.surgery import set_slots as set_slots
 from gradtx._inspect.surgery import slots as slots
 from gradtx._inspect.surgery import warm_restart as warm_restart
 
@@ -100,6 +101,7 @@ from gradtx._optimizers.layerwise import fromage as fromage
 from gradtx._optimizers.layerwise import lamb as lamb
 from gradtx._optimizers.layerwise import lars as lars
 from gradtx._optimizers.lbfgs import lbfgs as lbfgs
+from gradtx._optimizers.lookahead import LookaheadParams as LookaheadParams
 from gradtx._optimizers.lookahead import lookahead as lookahead
 from gradtx._optimizers.mars import mars as mars
 from gradtx._optimizers.muon import muon as muon

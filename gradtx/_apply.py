@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core import dtypes, trees
-from gradtx._core.functions import watch
+from gradtx._core.functions import split_keywords
 from gradtx._core.transform import Transform
 
 
@@ -79,25 +79,20 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
         grads: the gradients, a tree like the parameters.
         donate: whether `params` and `state` are used up (their memory holds the results). Pass False to keep them. An
             array that occurs in them twice, or in `grads` too, is copied first.
-        **extra: keywords for stages that ask for them. Functions among them are static: pass the same one each time. One
-            that is made anew in a loop compiles anew each time; a warning says so.
+        **extra: keywords for stages that ask for them. Functions and strings among them are static: pass the same function
+            each time. One that is made anew in a loop compiles anew each time; a warning says so.
 
     Returns:
         `(params, state)` after the step.
 
     Raises:
         TypeError: `tx` is not a gradtx transformation (wrap Optax's: `gradtx.chain(tx)`), or a function among the keywords
-            has no hash.
+            has no hash, or one is neither a function, a string, nor a tree of arrays and numbers.
     """
     if not isinstance(tx, Transform):
         raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
     tx = tx._placed_at(params)
-    static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v))
-    for name, function in static:
-        if type(function).__hash__ is None:
-            raise TypeError(f"step: expected the function {name}= to be hashable, since it is static; got {function!r}")
-    watch(static)
-    arrays = {k: v for k, v in extra.items() if not callable(v)}
+    static, arrays = split_keywords(extra, "step")
     if not donate:
         return _keeping_step(static, tx, params, state, grads, arrays)
     params, state = _unshared((params, state), kept=(grads, arrays))

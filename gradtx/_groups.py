@@ -11,13 +11,23 @@ import jax
 
 from gradtx._core import order, trees
 from gradtx._core.chain import chain
+from gradtx._core.functions import the_same
 from gradtx._core.hyperparameters import stage_field
 from gradtx._core.signal import Signal
 from gradtx._core.spec import show_static
 from gradtx._core.stages import Composite, Leafwise, Stage
 from gradtx._core.transform import named
 
-Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]
+
+class OfTheTree:
+    """A pattern that has to see all parameters at once."""
+
+    def among(self, params: Any) -> Callable[[str, Any], bool]:
+        """Whether it chooses the leaf at a path, for these parameters."""
+        raise NotImplementedError
+
+
+Pattern = str | re.Pattern[str] | Callable[[str, Any], bool] | OfTheTree
 
 
 class freeze(Leafwise):
@@ -50,8 +60,9 @@ class Groups(Stage):
             ValueError: a leaf is matched by no pattern; the message lists all such leaves.
         """
         paths = trees.leaf_paths(params)
-        if any(callable(p) for p in self.patterns):
-            return list(_assigned(self.patterns, tuple(paths), tuple(jax.tree.leaves(params))))
+        if not all(isinstance(p, (str, re.Pattern)) for p in self.patterns):
+            patterns = tuple(p.among(params) if isinstance(p, OfTheTree) else p for p in self.patterns)
+            return list(_assigned(patterns, tuple(paths), tuple(jax.tree.leaves(params))))
         return list(_assigned_by_name(self.patterns, tuple(paths)))
 
     def assignment(self, params: Any) -> dict[str, str]:
@@ -108,7 +119,7 @@ def by_path(groups: Mapping[Pattern, Any]) -> Groups:
         raise TypeError(f"by_path: expected a non-empty dict {{pattern: transformation}}, got {groups!r}")
     stages = []
     for pattern, tx in groups.items():
-        if not isinstance(pattern, (str, re.Pattern)) and not callable(pattern):
+        if not isinstance(pattern, (str, re.Pattern, OfTheTree)) and not callable(pattern):
             raise TypeError(
                 f"by_path: expected a pattern to be a string, a compiled regular expression or a predicate "
                 f"(path, leaf) -> bool, got {pattern!r} of type {type(pattern).__name__}"
@@ -122,7 +133,7 @@ def by_path(groups: Mapping[Pattern, Any]) -> Groups:
         except TypeError as error:
             raise TypeError(f"by_path: {show_pattern(pattern)}: {error}") from error
         stages.append(named(pattern if isinstance(pattern, str) else show_pattern(pattern), stage))
-    tx = Groups(tuple(groups), tuple(stages))
+    tx = Groups(tuple(map(the_same, groups)), tuple(stages))
     for stage in stages:
         order.check_estimators(stage)
     return tx

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from gradtx._core import trees
+from gradtx._groups import OfTheTree
 from gradtx._groups import _test as matcher
-from gradtx._primitives.matrices import Layout, MuonDimensionNumbers, dimension_numbers
+from gradtx._primitives.matrices import AxesOf, Layout, MuonDimensionNumbers, dimension_numbers, is_entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +75,47 @@ class axes_are:
     def __call__(self, path: str, leaf: Any) -> bool:
         for pattern, numbers in self.table:
             if _matches((pattern,), path, leaf):
-                if numbers != self.numbers:
-                    return False
-                try:
-                    Layout(tuple(leaf.shape), self.numbers)
-                except ValueError as error:
-                    raise ValueError(f"leaf {path}: {error}") from error
-                return True
+                return numbers == self.numbers and _has_axes(path, leaf, self.numbers)
         return False
+
+
+@dataclasses.dataclass(frozen=True)
+class axes_named(OfTheTree):
+    """A pattern for `by_path`: parameters for which a function of all of them names dimension numbers.
+
+    Attributes:
+        numbers: the function.
+        but: path patterns of parameters that have none.
+    """
+
+    numbers: AxesOf
+    but: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "but", _patterns(self.but))
+
+    def among(self, params: Any) -> Callable[[str, Any], bool]:
+        found = dict(zip(trees.leaf_paths(params), self.numbers(params), strict=True))
+
+        def predicate(path: str, leaf: Any) -> bool:
+            numbers = found[path]
+            if numbers is None or _matches(self.but, path, leaf):
+                return False
+            return _has_axes(path, leaf, numbers)
+
+        return predicate
+
+    def __repr__(self) -> str:
+        return f"axes_named({self.numbers!r})"
+
+
+def _has_axes(path: str, leaf: Any, numbers: MuonDimensionNumbers) -> bool:
+    """True; raises if the leaf has no such axes."""
+    try:
+        Layout(tuple(leaf.shape), numbers)
+    except ValueError as error:
+        raise ValueError(f"leaf {path}: {error}") from error
+    return True
 
 
 def leaves_with(
@@ -102,7 +137,7 @@ def leaves_with(
     flat = [
         (path if key is None else (jax.tree_util.DictKey(key), *path), numbers)
         for key, part in parts
-        for path, numbers in jax.tree_util.tree_flatten_with_path(part, is_leaf=_is_entry)[0]
+        for path, numbers in jax.tree_util.tree_flatten_with_path(part, is_leaf=is_entry)[0]
     ]
     table: list[tuple[Any, MuonDimensionNumbers | None]] = [(pattern, None) for pattern in _patterns(but)]
     for path, numbers in flat:
@@ -115,10 +150,6 @@ def leaves_with(
         table += [(name, found), (f"{name}/**", found)]
     different = dict.fromkeys(numbers for _, numbers in table if numbers is not None)
     return [(axes_are(numbers, tuple(table)), numbers) for numbers in different]
-
-
-def _is_entry(x: Any) -> bool:
-    return x is None or hasattr(x, "reduction_axis")
 
 
 def _patterns(given: Any) -> tuple[Any, ...]:

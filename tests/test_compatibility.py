@@ -1,5 +1,14 @@
 """What Optax's users do that a stricter library might refuse: empty states, slots as attributes, functions in loops."""
 
+from __future__ import annotations
+
+import gc
+import itertools
+import weakref
+from typing import Any
+
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -7,6 +16,7 @@ import pytest
 
 import gradtx
 from gradtx._core.functions import LIMIT, watch
+from gradtx._core.plan import plan_for
 
 PARAMS = {"w": jnp.array([3.0, -4.0])}
 
@@ -60,6 +70,67 @@ def test_a_function_made_in_a_loop_is_warned_of_once():
         watch([("value_fn", once), ("value", 1.0)])
     updates, _ = watched.update(PARAMS, state, PARAMS, value_fn=once)
     assert updates["w"].shape == (2,)
+
+
+THRESHOLDS = [1]  # which may change
+
+
+def masked(mask: Any) -> Any:
+    return gradtx.adamw(0.1, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("make", "same"),
+    [
+        (lambda n: masked(lambda params: jax.tree.map(lambda p: p.ndim > 1, params)), True),
+        (lambda n: masked(lambda path, leaf: leaf.ndim > n[0]), False),  # a list may change
+        (lambda n, k=1: masked(lambda path, leaf: leaf.ndim > k), True),
+        (lambda n: masked(lambda path, leaf: leaf.ndim in THRESHOLDS), False),
+        (lambda n: gradtx.by_path({lambda path, leaf: leaf.ndim > 1: gradtx.sgd(0.1), "**": "frozen"}), True),
+        (lambda n: gradtx.adam(optax.cosine_decay_schedule(0.1, 100)), True),
+        (lambda n: gradtx.adam(optax.cosine_decay_schedule(0.1, 100 + len(n))), True),
+    ],
+)
+def test_functions_made_anew_are_one_where_that_is_certain(make: Any, same: bool):
+    some = [make([1]) for _ in range(3)]
+    assert all((a == b) is same and (hash(a) == hash(b) or not same) for a, b in itertools.combinations(some, 2))
+
+
+def test_functions_that_differ_stay_apart():
+    def make(k):
+        return masked(lambda path, leaf: leaf.ndim > k)
+
+    assert make(1) == make(1)
+    assert make(1) not in (make(2), make(True), make(1.0))
+    assert make(0.0) != make(-0.0)
+    assert gradtx.adam(optax.cosine_decay_schedule(0.1, 100)) != gradtx.adam(optax.cosine_decay_schedule(0.2, 100))
+
+
+def test_a_loop_with_a_mask_of_its_own_compiles_once_and_keeps_nothing():
+    tree = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    state = gradtx.adamw(0.1, mask=None).init(tree)
+    plan_for.cache_clear()
+    traces = jax.jit(chex.assert_max_traces(lambda tx, s: tx.update(tree, s, tree), n=1))
+    for _ in range(5):
+        _, state = traces(masked(lambda params: jax.tree.map(lambda p: p.ndim > 1, params)), state)
+    assert plan_for.cache_info().currsize == 1
+    held = [weakref.ref(make_mask([1])) for _ in range(3)]
+    gc.collect()
+    assert not any(ref() for ref in held)
+
+
+def make_mask(kept: Any) -> Any:
+    masked(mask := lambda path, leaf: leaf.ndim in kept)
+    return mask
+
+
+def test_masks_that_differ_in_a_loop_are_warned_of():
+    masks = [make_mask([k]) for k in range(LIMIT)]
+    tree = {"w": jnp.ones(2)}
+    with pytest.warns(
+        UserWarning, match=r"mask= was 32 different functions .*outside of the loop, and let what it dep"
+    ):
+        _ = [masked(mask).init(tree) for mask in masks]
 
 
 def test_a_keyword_that_is_missing_is_said_first():

@@ -367,6 +367,13 @@ def test_one_count_and_optax_tree_tools(row: Row):
         assert int(optax.tree.get(state, "count")) == 3
     mirrored = optax.tree.map_params(tx, jnp.ones_like, state)
     assert jax.tree.structure(mirrored) == jax.tree.structure(state)
+    specs = optax.tree.map_params(
+        tx, lambda _, spec: spec, state, jax.tree.map(lambda _: "like it", tree), transform_non_params=lambda _: None
+    )
+    assert set(map(str, jax.tree.leaves(specs))) <= {"like it"}
+    assert len(jax.tree.leaves(specs)) == sum(
+        len(jax.tree.leaves(slot)) for _, slot in samples.slots(mirrored) if not isinstance(slot, jax.Array)
+    )
     for name, slot in samples.slots(mirrored):
         if not isinstance(slot, jax.Array):  # a scalar is no parameter
             assert all(np.all(np.asarray(x) == 1) for x in jax.tree.leaves(slot)), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -472,6 +473,41 @@ def test_a_schedule_that_returns_no_number(name: str, returned: Any):
         ValueError, match=r"scale_by_learning_rate|ema_first_moment: expected the schedule to return a real"
     ):
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (gradtx.adam(0.1), {"dtype": jnp.bfloat16}, "leaf w/b: expected state slot 'mu' in bfloat16, got float32"),
+        (gradtx.adam(0.1, mu_dtype="bfloat16"), {"dtype": None}, r"slot 'mu' in float32 \(or wider\), got bfloat16"),
+        (
+            gradtx.sgd(0.1, 0.9),
+            {"accumulator_dtype": "float16"},
+            "leaf w/b: expected state slot 'trace' in float16, got",
+        ),
+    ],
+)
+def test_a_dtype_replaced_in_a_running_state(old: Any, new: dict[str, Any], message: str):
+    tree = {"w": {"b": jnp.ones(3)}}
+    _, state = old.update(tree, old.init(tree), tree)
+    tx = old.replace(new)
+    with pytest.raises(ValueError, match=message + ".*carry_state"):
+        tx.update(tree, state, tree)
+    carried = gradtx.carry_state(old, state, tx, tree)
+    chex.assert_trees_all_equal(samples.avals(carried), samples.avals(tx.update(tree, carried, tree)[1]))
+    chex.assert_trees_all_equal(samples.avals(carried), samples.avals(tx.init(tree)))
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [(object(), "mode is <object"), (["fast"], r"mode\[0\] is 'fast'"), ({1: b"x"}, r"mode\[1\] is b'x'")],
+)
+def test_keywords_that_no_program_takes(value: Any, where: str):
+    params = {"w": jnp.ones(3)}
+    for tx in (gradtx.sgd(0.1), gradtx.skip_nonfinite(gradtx.sgd(0.1))):
+        with pytest.raises(TypeError, match=rf"expected the keyword mode= to be a function, a string, or .*{where}"):
+            gradtx.step(tx, params, tx.init(params), params, donate=False, mode=value)
+        gradtx.step(tx, params, tx.init(params), params, donate=False, mode="a string is static")
 
 
 def test_a_function_without_a_hash_as_a_keyword_of_step():

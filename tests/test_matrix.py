@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from optax.contrib import MuonDimensionNumbers, muon
 
 import gradtx
 from gradtx._primitives.sides import merged
@@ -107,6 +108,59 @@ def test_axes_that_a_parameter_has_not(name):
     params = {"bias": jnp.ones(3)}
     with pytest.raises(ValueError, match="leaf bias"):
         BUILD[name](STACK).init(params)
+
+
+def axes_by_shape(kind, but=()):
+    """As a function of all parameters: matrices, several heads as one matrix, stacks of matrices; None for the others."""
+
+    def of(path, leaf):
+        if path[0].key in but or leaf.ndim < 2:
+            return None
+        return kind(0, 1) if leaf.ndim == 2 else kind(0, (1, 2)) if leaf.ndim == 3 else kind(2, 3)
+
+    return lambda params: jax.tree_util.tree_map_with_path(of, params)
+
+
+@pytest.mark.parametrize("keywords", [{}, {"adaptive": True, "consistent_rms": 0.2, "weight_decay": 0.1}], ids=str)
+def test_dimension_numbers_as_a_function_are_those_of_optax(keywords):
+    shapes = {"w": (4, 3), "q": (4, 2, 3), "b": (3,), "head": (3, 4), **({} if keywords else {"stack": (2, 2, 4, 3)})}
+    params = {name: draw(shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    grads = [{name: draw(shape, seed + 10 * i) for seed, (name, shape) in enumerate(shapes.items())} for i in range(3)]
+    axes, theirs = (axes_by_shape(kind, ("head",)) for kind in (gradtx.MuonDimensionNumbers, MuonDimensionNumbers))
+    ours = gradtx.muon(0.1, muon_weight_dimension_numbers=axes, **keywords)
+    assert ours.replace(learning_rate=0.2) == gradtx.muon(0.2, muon_weight_dimension_numbers=axes, **keywords)
+    optaxs = muon(0.1, muon_weight_dimension_numbers=theirs, **keywords)
+    found, state = run(ours, params, grads)
+    there = optaxs.init(params)
+    for u, g in zip(found, grads):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            expected, there = optaxs.update(g, there, params)
+        for name in shapes:
+            scale = float(jnp.abs(expected[name]).max())
+            np.testing.assert_allclose(u[name], expected[name], rtol=2e-4, atol=2e-5 * scale, err_msg=name)
+    kept = {name: [tree[name] for tree in (s.get("nu") for s in state.stages if s) if tree] for name in shapes}
+    assert {name for name, nus in kept.items() if any(isinstance(x, jax.Array) for x in nus)} == {"b", "head"}
+
+
+def test_dimension_numbers_as_a_function_are_checked():
+    axes = gradtx.MuonDimensionNumbers
+    params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    for given, error, message in (
+        (lambda p: {"w": axes(0, 1), "b": axes(0, 1)}, ValueError, "leaf b: MuonDimension.* names no rows and columns"),
+        (lambda p: {"w": axes(0, 1)}, ValueError, "expected a tree like the parameters, or a prefix of it"),
+        (lambda p: {"w": axes(0, 1), "b": 2}, TypeError, "b: expected MuonDimensionNumbers"),
+    ):
+        with pytest.raises(error, match=message):
+            gradtx.muon(0.1, muon_weight_dimension_numbers=given).init(params)
+    # Of paths that are left to AdamW the function may say what it likes; a prefix of the tree will do.
+    tx = gradtx.muon(0.1, muon_weight_dimension_numbers=lambda p: {"w": axes(), "b": axes()}, adam_paths=("b",))
+    nus = [entry["nu"] for entry in tx.init(params).stages if "nu" in entry]
+    assert [[name for name, x in nu.items() if isinstance(x, jax.Array)] for nu in nus] == [["b"]]
+    nested = {"blocks": [params["w"], params["w"] + 1.0], "b": params["b"]}
+    prefix = gradtx.muon(0.1, muon_weight_dimension_numbers=lambda p: {"blocks": axes(0, 1), "b": None})
+    (found,), _ = run(prefix, nested, [nested])
+    (expected,), _ = run(gradtx.muon(0.1), nested, [nested])
+    np.testing.assert_array_equal(found["blocks"][1], expected["blocks"][1])
 
 
 def test_the_first_pattern_that_matches_counts():

@@ -450,6 +450,113 @@ def test_float64_is_not_narrowed():
         gradtx.adam(1e-2, storage="half").init({"w": jnp.ones((64, 80), jnp.float64)})
 
 
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: storage.bfloat16(stochastic="no"), TypeError, r"stochastic=...\): expected True or False, got 'no'"),
+        (lambda: storage.float16(stochastic=1), TypeError, "expected True or False, got 1 of type int"),
+        (
+            lambda: storage.factored(min_dim_size=-1),
+            ValueError,
+            r"min_dim_size=...\): expected an integer >= 0, got -1",
+        ),
+        (lambda: storage.factored(min_dim_size=2.5), ValueError, "expected an integer >= 0, got 2.5"),
+        (lambda: storage.packed32(min_size=-5), ValueError, r"min_size=...\): expected an integer >= 0, got -5"),
+    ],
+)
+def test_flags_of_codecs_are_checked(build: Any, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        build()
+
+
+class Halves(storage.Codec):
+    """A codec in two parts that does something wrong."""
+
+    wrong: str = ""
+
+    def parts(self, slots: Any) -> Any:
+        like = {"dtype": np.dtype(jnp.bfloat16), "real": True}
+        return {name: gradtx.Slot(f"{slots[0].name}_{name}", **like) for name in ("high", "low")}
+
+    def encode(self, values: Any, numbers: Any, bits: Any) -> Any:
+        (value,) = values
+        high = value.astype(jnp.bfloat16)
+        low = (value - high.astype(jnp.float32)).astype(jnp.bfloat16)
+        made = {"high": high, "low": low}
+        return {"forgets": {"high": high}, "bare": high, "number": {**made, "low": 0.0}}.get(self.wrong, made)
+
+    def decode(self, parts: Any, numbers: Any, shape: Any) -> Any:
+        value = parts["high"].astype(jnp.float32) + parts["low"].astype(jnp.float32)
+        return {"array": value, "none": (), "shape": (value[:1],)}.get(self.wrong, (value,))
+
+
+WRONG = {
+    "forgets": r"encode: expected the parts \['high', 'low'\], got \['high'\]",
+    "bare": r"encode: expected the parts \['high', 'low'\], got one \w+",
+    "number": "encode: part 'low': expected an array, got one float",
+    "array": r"decode: expected a tuple of 1 arrays, for (nu|average); got one \w+",
+    "none": "decode: expected a tuple of 1 arrays, for (nu|average); got 0",
+    "shape": r"decode: slot '(nu|average)': expected an array of shape \(64, 80\), got \(1, 80\)",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_codecs_that_do_not_do_what_they_declare(wrong: str):
+    tree = large()
+    right = gradtx.with_storage(gradtx.rmsprop(1e-2), nu=Halves())
+    _, state = right.update(tree, right.init(tree), tree)
+    tx = gradtx.with_storage(gradtx.rmsprop(1e-2), nu=Halves(wrong=wrong))
+    message = rf"leaf matrix: Halves\(wrong='{wrong}'\)\.{WRONG[wrong]}"
+    with pytest.raises(ValueError, match=message):
+        tx.update(tree, state, tree)
+    average = gradtx.with_storage(gradtx.average_parameters(0.9), average=Halves(wrong=wrong))
+    if "encode" in message:
+        with pytest.raises(ValueError, match=message):
+            average.init(tree)
+    treewise = gradtx.with_storage(gradtx.prodigy(), nu=Halves(wrong=wrong))
+    with pytest.raises(ValueError, match=message):
+        treewise.update(tree, treewise.init(tree), tree)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        *(gradtx.adam(1e-2, storage=kind) for kind in ("half", "quarter")),
+        *(gradtx.with_storage(gradtx.sgd(0.1, 0.9), trace=kind) for kind in ("bfloat16", "float16", "log16")),
+        gradtx.with_storage(gradtx.adam(1e-2), mu="bfloat16", nu="log16"),
+        gradtx.skip_nonfinite(gradtx.by_path({"matrix": gradtx.adam(1e-2, storage="quarter"), "**": "frozen"})),
+    ],
+    ids=repr,
+)
+def test_a_state_carried_to_the_same_codec_keeps_its_words(tx: Any):
+    tree = large()
+    _, state = trained(tx, tree)
+    chex.assert_trees_all_equal(gradtx.carry_state(tx, state, tx, tree), state)
+    # Behind another stage too, and old rows of a longer matrix.
+    longer = {**tree, "matrix": jnp.ones((70, 80))}
+    more = gradtx.chain(gradtx.clip(1.0), tx) if "skip" not in repr(tx) else tx
+    carried = gradtx.slots(more, gradtx.carry_state(tx, state, more, longer))
+    for name, slot in gradtx.slots(tx, state).items():
+        if isinstance(slot, dict):
+            np.testing.assert_array_equal(carried[name]["matrix"][:64], slot["matrix"])
+
+
+def test_slots_that_share_a_word_are_set_together():
+    tree, tx = large(), gradtx.adam(1e-2, storage="quarter")
+    _, state = trained(tx, tree)
+    values = {"nu": jax.tree.map(lambda p: 4.0 * p**2, tree), "mu": jax.tree.map(lambda p: 1.5 * p, tree)}
+    for order in (values, dict(reversed(values.items()))):
+        found = gradtx.slots(tx, gradtx.set_slots(tx, state, order))
+        for name, value in values.items():
+            np.testing.assert_allclose(found[name]["matrix"], value["matrix"], rtol=0.15, err_msg=name)
+            np.testing.assert_array_equal(found[name]["vector"], value["vector"])
+    found = gradtx.slots(tx, gradtx.set_slots(tx, state, {"mu": 1.5, "nu": 4.0}, "matrix"))
+    np.testing.assert_allclose(found["mu"]["matrix"], 1.5, rtol=0.15)
+    np.testing.assert_array_equal(found["mu"]["vector"], gradtx.slots(tx, state)["mu"]["vector"])
+    with pytest.raises(ValueError, match="'mu' and 'ema_first_moment.mu' mean the same slot"):
+        gradtx.set_slots(tx, state, {"mu": 1.0, "ema_first_moment.mu": 1.0}, "matrix")
+
+
 def test_a_state_of_another_storage_is_refused():
     tree = large()
     state = gradtx.adam(1e-2).init(tree)

@@ -258,6 +258,81 @@ def test_lookahead_in_bfloat16_lands_on_the_slow_weights():
         np.testing.assert_allclose(np.asarray(slow, np.float32), np.asarray(fast, np.float32), rtol=2**-7)
 
 
+def in_pairs(tx: Any, params: Any, steps: int, **slow: Any) -> tuple[Any, Any]:
+    """Optax's way: `LookaheadParams` in place of the parameters."""
+    pair = optax.LookaheadParams.init_synced(params)._replace(**slow)
+    state = jax.jit(tx.init)(pair)
+    for i in range(steps):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = jax.jit(tx.update)(samples.grads_like(params, i), state, pair)
+        assert isinstance(updates, optax.LookaheadParams)
+        pair = optax.apply_updates(pair, updates)
+    return pair, state
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_lookahead_in_pairs_is_that_of_optax(synced: bool):
+    params = samples.params()
+    # The caller's slow parameters count, wherever they come from.
+    slow = {} if synced else {"slow": jax.tree.map(lambda p: p + 1.0, params)}
+    clip, fast = gradtx.clip(0.5), gradtx.sgd(0.1, 0.9)
+    ours, state = in_pairs(gradtx.chain(clip, gradtx.lookahead(fast, 3, 0.3)), params, 7, **slow)
+    around, _ = in_pairs(optax.chain(optax.clip(0.5), gradtx.lookahead(fast, 3, 0.3)), params, 7, **slow)
+    theirs, _ = in_pairs(optax.chain(optax.clip(0.5), optax.lookahead(optax.sgd(0.1, 0.9), 3, 0.3)), params, 7, **slow)
+    chex.assert_trees_all_close(ours, theirs, rtol=2e-6, atol=2e-7)
+    chex.assert_trees_all_close(around, theirs, rtol=2e-6, atol=2e-7)
+    mapped = optax.tree.map_params(gradtx.chain(clip, gradtx.lookahead(fast, 3, 0.3)).init, lambda x: x, state)
+    chex.assert_trees_all_equal(mapped, state)
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_lookahead_in_pairs_and_alone_agree(reset: bool):
+    params = samples.params()
+    tx = gradtx.lookahead(gradtx.adam(0.1), 2, 0.5, reset_state=reset)
+    pair, state = in_pairs(tx, params, 5)
+    alone, other = _alone(tx, params, 5)
+    chex.assert_trees_all_close(pair.fast, alone, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(pair.slow, gradtx.slow_parameters(tx, other, alone), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(gradtx.slow_parameters(tx, state, pair), pair.slow)
+    chex.assert_trees_all_equal(samples.avals(state), samples.avals(other))
+
+
+def _alone(tx: Any, params: Any, steps: int) -> tuple[Any, Any]:
+    state = tx.init(params)
+    for i in range(steps):
+        updates, state = tx.update(samples.grads_like(params, i), state, params)
+        params = gradtx.apply_updates(params, updates)
+    return params, state
+
+
+def test_lookahead_in_pairs_by_one_step_and_by_groups():
+    params = samples.params(jnp.bfloat16)
+    tx = gradtx.by_path({"block/**": gradtx.lookahead(gradtx.sgd(0.1), 2, 0.5), "**": gradtx.sgd(0.1)})
+    pair = gradtx.LookaheadParams.init_synced(params)
+    state = tx.init(pair)
+    for i in range(2):
+        pair, state = gradtx.step(tx, pair, state, samples.grads_like(params, i), donate=False)
+    # At the step of synchronization both are one; a leaf of another group is always its own slow one.
+    for fast, slow in zip(jax.tree.leaves(pair.fast), jax.tree.leaves(pair.slow), strict=True):
+        np.testing.assert_allclose(np.asarray(fast, np.float32), np.asarray(slow, np.float32), rtol=2**-7)
+    chex.assert_trees_all_equal(samples.avals(pair.fast), samples.avals(params))
+
+
+def test_lookahead_in_pairs_says_what_does_not_fit():
+    params = {"w": jnp.ones((64, 80))}
+    tx = gradtx.lookahead(gradtx.sgd(0.1), 2, 0.5)
+    pair = optax.LookaheadParams(params, {"w": jnp.ones(3)})
+    with pytest.raises(ValueError, match="leaf w: expected a slow parameter of the fast one's shape"):
+        tx.update(params, tx.init(params), pair)
+    with pytest.raises(ValueError, match="leaf v is in the slow parameters"):
+        tx.update(params, tx.init(params), optax.LookaheadParams(params, {"v": jnp.ones(3)}))
+    coded, pair = gradtx.with_storage(tx, slow="bfloat16"), optax.LookaheadParams(params, params)
+    with pytest.raises(ValueError, match="expected its slow parameters to be stored as they are"):
+        coded.update(params, coded.init(pair), pair)
+    with pytest.raises(ValueError, match="different trees"):  # nothing here looks ahead
+        gradtx.sgd(0.1).update(params, gradtx.sgd(0.1).init(params), pair)
+
+
 # ---- all of them ----
 
 WRAPPERS = {

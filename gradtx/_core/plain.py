@@ -13,7 +13,7 @@ from gradtx._core import dtypes
 from gradtx._core.plan import Plan, plan_for
 from gradtx._core.slots import State
 from gradtx._core.stages import Opaque
-from gradtx._core.storage import Unit, nearest
+from gradtx._core.storage import Unit, decoded_values, encoded, nearest
 
 Values = dict[tuple[int, str], list[Any]]
 
@@ -84,7 +84,7 @@ def coded_state(tx: Any, plain: State, like: State) -> State:
         numbers = {key: like.stages[unit.home][part.name] for key, part in unit.memory}
         for leaf in _held(unit, flat):
             values = tuple(given[i, slot.name][leaf].astype(jnp.float32) for i, slot in unit.members)
-            parts = unit.codec.encode(values, numbers, nearest(values[0].shape))
+            parts = encoded(unit.codec, [key for key, _ in unit.arrays], values, numbers, nearest(values[0].shape))
             for i, slot in unit.members:
                 if (i, slot.name) in new:
                     new[i, slot.name][leaf] = optax.MaskedNode()
@@ -160,7 +160,7 @@ def _decode(unit: Unit, state: State, flat: Values, shapes: list[tuple[int, ...]
             raise ValueError(
                 f"{unit.codec!r} keeps a slot whose shape the state does not tell: give the parameters too"
             )
-        decoded = unit.codec.decode(parts, numbers, shape)
+        decoded = decoded_values(unit.codec, [slot.name for _, slot in unit.members], parts, numbers, shape)
         for (i, slot), value in zip(unit.members, decoded, strict=True):
             values[i, slot.name][leaf] = dtypes.cast(value, np.dtype(np.float32))
 

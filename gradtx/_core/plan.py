@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 
 from gradtx._core import stages as st
+from gradtx._core.functions import CHOICE, watch
 from gradtx._core.order import Selectors, check_order, check_rounding, label
 from gradtx._core.rules import Rules, units_of
 from gradtx._core.schedule import Schedule
@@ -47,6 +48,7 @@ class Placed:
 class Plan:
     """What `init` and `update` need to know of a structure; made once, and cached.
 
+    `masked` are the stages that may not act on every leaf, and `varied` those that may act on each as another.
     `selectors` says for each stage in which groups it stands: pairs of the `groups` composite and the number of the
     group. `rounds` says whether a stage rounds parameters. `units` are the codecs at work, and `stored` declares for each
     stage all that its state may have: its slots and the parts of codecs. `numeric` is the structure without masks, on
@@ -58,6 +60,7 @@ class Plan:
     segments: tuple[Segment, ...]
     clamp: str
     masked: tuple[int, ...]
+    varied: tuple[int, ...]
     selectors: tuple[Selectors, ...]
     needs_params: tuple[str, ...]
     keeps_moments: tuple[int, ...]
@@ -71,6 +74,11 @@ class Plan:
     def slot_names(self) -> tuple[frozenset[str], ...]:
         """For each stage the names in its state."""
         return tuple(frozenset(slot.name for slot in stored) for stored in self.stored)
+
+    @functools.cached_property
+    def coded(self) -> frozenset[tuple[int, str]]:
+        """What a codec may keep: the number of the stage, and the name in its state."""
+        return frozenset((unit.home, part.name) for unit in self.units for _, part in unit.parts)
 
     @functools.cached_property
     def memoryless(self) -> bool:
@@ -132,6 +140,7 @@ def plan_for(treedef: Any) -> Plan:
     tx = jax.tree.unflatten(treedef, [None] * treedef.num_leaves)
     places = placed(tx)
     stages = tuple(one.stage for one in places)
+    watch((("mask", s.mask) for s in stages if callable(getattr(s, "mask", None))), CHOICE)
     selectors = tuple(one.selectors for one in places)
     check_order(stages)
     check_rounding(stages, selectors)
@@ -142,6 +151,7 @@ def plan_for(treedef: Any) -> Plan:
         segments=tuple(_segments(stages)),
         clamp=_use((tx,)),
         masked=tuple(i for i, s in enumerate(stages) if selectors[i] or type(s).applies is not st.Stage.applies),
+        varied=tuple(i for i, s in enumerate(stages) if type(s).at_leaves is not st.Stage.at_leaves),
         selectors=selectors,
         needs_params=tuple(label(s) for s in stages if "param" in s.requires),
         keeps_moments=tuple(i for i, s in enumerate(stages) if st.leaf_slots(s)),
@@ -172,19 +182,13 @@ def _without_masks(tx: Any) -> Any:
     if tx.composite is not None:
         names = tx._split()[0]
         return type(tx)._unflatten(tx._flatten()[1], tuple(tuple(map(_without_masks, getattr(tx, n))) for n in names))
-    if "mask" not in tx._split()[1]:
-        return tx
-    children, (name, statics) = tx._flatten()
-    names = tx._split()[1]
-    blank = tuple((type(None), None) if n == "mask" else s for n, s in zip(names, statics, strict=True))
-    return type(tx)._unflatten((name, blank), children)
+    return tx._with_static(mask=None) if "mask" in tx._split()[1] else tx
 
 
 def skeleton(stage: st.Stage) -> st.Stage:
     """A stage without numbers, name and mask: all that a leaf program depends on."""
-    dynamic, static = stage._split()
-    values = [None if n == "mask" else getattr(stage, n) for n in static]
-    return type(stage)._unflatten((None, tuple((v.__class__, v) for v in values)), (None,) * len(dynamic))
+    children, (_, statics) = _without_masks(stage)._flatten()
+    return type(stage)._unflatten((None, statics), (None,) * len(children))
 
 
 @functools.lru_cache(maxsize=32)

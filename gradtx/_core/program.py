@@ -170,6 +170,7 @@ def leaf_kind(
     held: tuple[int, ...],
     param: np.dtype | None,
     grad: np.dtype,
+    instead: tuple[tuple[int, Stage], ...] = (),
 ) -> LeafKind:
     """The kind of a leaf, the same object every time (an identity comparison is all that a cache look-up costs).
 
@@ -180,14 +181,16 @@ def leaf_kind(
         held: the units that keep slots of it.
         param: the dtype of the parameter, if there is one.
         grad: the dtype of the gradient.
+        instead: stages that act on the leaf as others than they are, by number.
     """
-    key = (segment, active, held, param, grad)
+    key = (segment, active, held, param, grad, instead)
     if key not in plan.kinds:
         this = plan.segments[segment]
         compute = dtypes.compute_dtype(grad if param is None else param)
         rounding = param is not None and any(plan.skeletons[i].rounds for i in active)
+        other = dict(instead)
         kind = LeafKind(
-            stages=tuple(plan.skeletons[i] for i in active),  # type: ignore[arg-type]
+            stages=tuple(other.get(i, plan.skeletons[i]) for i in active),  # type: ignore[arg-type]
             compute=compute,
             out=out_dtype(param, grad, rounds=plan.rounds) if this.last else compute,
             param=param if rounding else compute,  # type: ignore[arg-type]

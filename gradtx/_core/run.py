@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradtx._core import foreign, program, trees
+from gradtx._core import foreign, pairs, program, trees
 from gradtx._core.dtypes import compute_dtype, is_inexact
 from gradtx._core.functions import watch
 from gradtx._core.order import label
@@ -18,7 +18,8 @@ from gradtx._core.plan import Plan, Segment, plan_for, units_here
 from gradtx._core.signal import Signal
 from gradtx._core.slots import State
 from gradtx._core.stages import Opaque, Stage, Wrapped
-from gradtx._core.start import only, where_stages_act, with_numbers
+from gradtx._core.start import as_stages_act, only, where_stages_act, with_numbers
+from gradtx._core.storage import CodecError
 from gradtx._core.tree_program import TreeKind, tree_program
 
 
@@ -46,6 +47,9 @@ def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, An
         # None, (), EmptyState: what Optax's users give to stages that keep nothing.
         blank = State(jnp.zeros((), jnp.int32), ((),) * len(plan.stages))
         return step(plan, tx, updates, blank, params, extra)[0], state
+    if pairs.is_pair(plan, params):
+        changes, new = step(plan, tx, updates, pairs.with_slow(plan, state, params), params.fast, extra)
+        return pairs.paired(plan, changes, updates, new, params), new
     return step(plan, tx, updates, state, params, extra)
 
 
@@ -71,12 +75,14 @@ def step(
         if memory:
             entry.update(memory)
 
-    acts = where_stages_act(plan, updates if params is None else params)
+    tree = updates if params is None else params
+    acts = where_stages_act(plan, tree)
+    others = as_stages_act(plan, tree)
     signals: list[Any] = [Signal(g, clamp=plan.clamp) for g in here.gradients]
     for number, segment in enumerate(plan.segments):
         before = signals if watch is None else list(signals)
         if segment.kind == "leafwise":
-            signals = _run_leafwise(plan, number, scalars, here, acts, signals, kept, state.count)
+            signals = _run_leafwise(plan, number, scalars, here, acts, others, signals, kept, state.count)
             if watch is not None:
                 watch(segment, before, signals, kept)
             continue
@@ -126,7 +132,14 @@ def _memory(plan: Plan, index: int, entry: Any) -> dict[str, Any]:
 def _slots_of(plan: Plan, index: int, here: _Leaves, kept: list[Any]) -> dict[str, list[Any]]:
     """The arrays that a stage keeps for the leaves, by name; `optax.MaskedNode()` where a leaf has none."""
     return {
-        slot.name: trees.slot_leaves(here.treedef, kept[index][slot.name], slot, here.gradients, here.tree)
+        slot.name: trees.slot_leaves(
+            here.treedef,
+            kept[index][slot.name],
+            slot,
+            here.gradients,
+            here.tree,
+            coded=(index, slot.name) in plan.coded,
+        )
         for slot in plan.stored[index]
         if slot.role != "scalar"
     }
@@ -161,6 +174,7 @@ def _run_leafwise(
     scalars: Any,
     here: _Leaves,
     acts: dict[int, list[bool] | None],
+    others: dict[int, list[Stage]],
     signals: list[Any],
     kept: list[Any],
     count: Any,
@@ -182,11 +196,15 @@ def _run_leafwise(
             if active not in numbers:
                 numbers[active] = scalars.of(active)
         held = _units_held(plan, active, slots, leaf, here.tree) if plan.units else ()
-        kind = program.leaf_kind(plan, number, active, held, *here.dtypes(leaf))
+        instead = tuple((i, others[i][leaf]) for i in active if i in others) if others else ()
+        kind = program.leaf_kind(plan, number, active, held, *here.dtypes(leaf), instead)
         old = tuple(_of_leaf(slots[i], leaf) for i in active)
         param = here.params[leaf] if needs_param and here.params is not None else None
         place = {"count": count, "leaf": np.int32(leaf)} if draws else {}
-        result, new = program.leaf_program(kind, numbers[active], signal, param, old, place)
+        try:
+            result, new = program.leaf_program(kind, numbers[active], signal, param, old, place)
+        except CodecError as error:
+            raise ValueError(f"leaf {trees.leaf_paths(here.tree)[leaf]}: {error}") from error
         out.append(result)
         for i, group in zip(active, new, strict=True):
             for name, array in group.items():

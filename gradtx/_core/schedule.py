@@ -23,7 +23,7 @@ class Schedule(Spec):
 
 
 class ForeignSchedule(Schedule):
-    """Any callable `count -> value`. Compares by the identity of the callable, since a closure shows nothing else."""
+    """Any callable `count -> value`. Compares by the identity of the callable, but for functions that must do the same."""
 
     function: Callable[[Any], Any]
 

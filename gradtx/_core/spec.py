@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.tree_util import GetAttrKey
 
+from gradtx._core.functions import the_same
 from gradtx._core.hyperparameters import Field, decay_field, leaf_field, number_field, stage_field
 
 _KIND = "gradtx"  # the metadata key under which a dataclass field says what it holds
@@ -110,6 +111,13 @@ class Spec:
         if "_name" in self.__dict__:
             new.__dict__["_name"] = self.__dict__["_name"]
         return new
+
+    def _with_static(self, **changes: Any) -> Self:
+        """A copy with other static fields, as they are: for a structure whose numbers are stand-ins."""
+        children, (name, statics) = self._flatten()
+        pairs = zip(self._split()[1], statics, strict=True)
+        new = tuple((changes[n].__class__, changes[n]) if n in changes else pair for n, pair in pairs)
+        return type(self)._unflatten((name, new), children)
 
     def _with_replaced(self, **changes: Any) -> Self:
         """The copy that `replace` makes where what it replaces is in here."""
@@ -215,6 +223,7 @@ def static_value(value: Any) -> Hashable:
     """Make a static field's value immutable and hashable: containers become `StaticTree`s, 0-d arrays numbers."""
     if isinstance(value, (np.generic, np.ndarray, jax.Array)) and not isinstance(value, jax.core.Tracer):
         return value.item() if value.ndim == 0 else StaticTree(value.tolist())
+    value = the_same(value)
     try:
         hash(value)
     except TypeError:

@@ -108,6 +108,10 @@ class Stage(Transform):
         """For each leaf of the parameters whether this stage acts on it; None: on all."""
         return None
 
+    def at_leaves(self, params: Any) -> list[Stage] | None:
+        """For each leaf of the parameters the leafwise stage, of the same slots, as which this one acts on it; None: as it is."""
+        return None
+
 
 class Leafwise(Stage):
     """A stage that changes each leaf by itself.
@@ -124,6 +128,8 @@ class Leafwise(Stage):
             tree), from which random bits follow.
         recalls: whether `s.old` is to hold, in `emit`, the slots as they were before this step, by name.
         passes_gradient: whether estimators behind it see the gradient that those before it saw.
+        looks_ahead: whether its slot `slow` are parameters behind the trained ones, which a caller may hold in an
+            `optax.LookaheadParams` himself.
     """
 
     estimates: ClassVar[Literal["first", "second"] | None] = None
@@ -133,6 +139,7 @@ class Leafwise(Stage):
     randomized: ClassVar[bool] = False
     recalls: ClassVar[bool] = False
     passes_gradient: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
 
     def check_place(self, before: dict[str, Any]) -> None:
         """Raise if this stage makes no sense behind those before it in its scope; record what it adds.

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradtx._core import trees
+from gradtx._core import pairs, trees
 from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
 from gradtx._core.order import label
-from gradtx._core.plan import Plan, linear, plan_for
+from gradtx._core.plan import Plan, linear, plan_for, skeleton
 from gradtx._core.slots import State, initial_array, scalar_like_parameters, slot_dtype
 from gradtx._core.stages import Opaque, Stage, Wrapped, leaf_slots
-from gradtx._core.storage import initial_parts
+from gradtx._core.storage import CodecError, initial_parts
 
 
 def init(tx: Stage, params: Any) -> State:
     """The state of a chain for these parameters."""
     plan = plan_for(jax.tree.structure(tx))
+    params = pairs.fast(plan, params)
     leaves, treedef = trees.flatten(params, "the parameter")
     acts = where_stages_act(plan, params)
     for i, leaf in enumerate(leaves):
@@ -51,8 +52,9 @@ def init(tx: Stage, params: Any) -> State:
     for i, leaf in enumerate(leaves):
         try:
             _init_leaf(plan, i, leaf, [acts.get(k) is None or acts[k][i] for k in range(len(stages))], entries)  # type: ignore[index]
-        except TypeError as error:
-            raise TypeError(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error
+        except (TypeError, CodecError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error
     for number, entry in enumerate(entries):
         if isinstance(stages[number], Opaque):
             continue
@@ -95,6 +97,12 @@ def where_stages_act(plan: Plan, params: Any) -> dict[int, list[bool] | None]:
             here = inside if here is None else [a and b for a, b in zip(here, inside, strict=True)]
         acts[i] = here
     return acts
+
+
+def as_stages_act(plan: Plan, params: Any) -> dict[int, list[Stage]]:
+    """For each stage that acts on every leaf as another one, the skeletons of those."""
+    found = {i: plan.stages[i].at_leaves(params) for i in plan.varied}
+    return {i: list(map(skeleton, stages)) for i, stages in found.items() if stages is not None}
 
 
 def with_numbers(plan: Plan, tx: Stage) -> Any:

@@ -40,7 +40,10 @@ class Codec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("min_size", "seed"):
+        self._check_counts("min_size", "seed")
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"{type(self).__name__}({name}=...): expected an integer >= 0, got {value!r}")
@@ -113,6 +116,42 @@ class Codec(Spec):
             shape: of the values.
         """
         raise NotImplementedError
+
+
+class CodecError(ValueError):
+    """A codec does not do what it declares."""
+
+
+def encoded(
+    codec: Codec, keys: list[str], values: tuple[Array, ...], numbers: Arrays, bits: Callable[[str], Array]
+) -> Arrays:
+    """What a codec makes of values, checked: its parts, by name."""
+    new = codec.encode(values, numbers, bits)
+    if not isinstance(new, dict) or set(new) != set(keys):
+        got = sorted(new) if isinstance(new, dict) else f"one {type(new).__name__}"
+        raise CodecError(f"{codec!r}.encode: expected the parts {sorted(keys)}, got {got}")
+    for key, part in new.items():
+        if not hasattr(part, "dtype"):
+            raise CodecError(f"{codec!r}.encode: part {key!r}: expected an array, got one {type(part).__name__}")
+    return new
+
+
+def decoded_values(
+    codec: Codec, names: list[str], parts: Arrays, numbers: Arrays, shape: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """What the parts of a codec stand for, checked: a value for each slot."""
+    values = codec.decode(parts, numbers, shape)
+    if not isinstance(values, (tuple, list)) or len(values) != len(names):
+        got = f"{len(values)}" if isinstance(values, (tuple, list)) else f"one {type(values).__name__}"
+        raise CodecError(
+            f"{codec!r}.decode: expected a tuple of {len(names)} arrays, for {', '.join(names)}; got {got}"
+        )
+    for name, value in zip(names, values, strict=True):
+        if jnp.shape(value) != tuple(shape):
+            raise CodecError(
+                f"{codec!r}.decode: slot {name!r}: expected an array of shape {tuple(shape)}, got {jnp.shape(value)}"
+            )
+    return tuple(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +245,8 @@ def initial_parts(unit: Unit, param: Any) -> dict[str, Any]:
     if any(slot.initial == "parameter" for slot in slots) and not isinstance(param, jax.ShapeDtypeStruct):
         values = tuple(param if slot.initial == "parameter" else jnp.zeros_like(param) for slot in slots)
         values = tuple(dtypes.cast(value, np.dtype(np.float32)) for value in values)
-        parts = unit.codec.encode(values, {key: jnp.zeros(()) for key, _ in unit.memory}, nearest(jnp.shape(param)))
+        numbers = {key: jnp.zeros(()) for key, _ in unit.memory}
+        parts = encoded(unit.codec, [key for key, _ in unit.arrays], values, numbers, nearest(jnp.shape(param)))
     return {part.name: parts[key] for key, part in unit.arrays}
 
 

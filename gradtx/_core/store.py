@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core import dtypes, random_bits
-from gradtx._core.storage import PlacedUnit
+from gradtx._core.storage import CodecError, PlacedUnit, decoded_values, encoded
 
 Arrays = dict[str, jax.Array]
 _KINDS: dict[str, Any] = {"murmur": random_bits.murmur, "weyl": random_bits.weyl}
@@ -87,14 +87,12 @@ class Store:
     def _encode(self, unit: PlacedUnit) -> None:
         values = tuple(self._now[i][name] for i, name in unit.members)
         with jax.named_scope(f"encode_{type(unit.codec).__name__}"):
-            new = unit.codec.encode(values, unit.numbers(self._numbers[unit.home], "now"), self._bits(unit))
+            keys, numbers = [key for key, _ in unit.arrays], unit.numbers(self._numbers[unit.home], "now")
+            new = encoded(unit.codec, keys, values, numbers, self._bits(unit))
         home = self._arrays[unit.home]
-        if set(new) != {key for key, _ in unit.arrays}:
-            expected = sorted(key for key, _ in unit.arrays)
-            raise ValueError(f"{unit.codec!r}.encode: expected the parts {expected}, got {sorted(new)}")
         for key, name in unit.arrays:
             if new[key].shape != home[name].shape or new[key].dtype != home[name].dtype:
-                raise ValueError(
+                raise CodecError(
                     f"{unit.codec!r}.encode: part {key!r}: expected {home[name].dtype}{list(home[name].shape)}, "
                     f"got {new[key].dtype}{list(new[key].shape)}"
                 )
@@ -104,7 +102,8 @@ class Store:
     def _decode(self, unit: PlacedUnit, when: str, into: list[Arrays]) -> None:
         parts = {key: self._arrays[unit.home][name] for key, name in unit.arrays}
         with jax.named_scope(f"decode_{type(unit.codec).__name__}"):
-            values = unit.codec.decode(parts, unit.numbers(self._numbers[unit.home], when), self._shape)
+            names, numbers = [name for _, name in unit.members], unit.numbers(self._numbers[unit.home], when)
+            values = decoded_values(unit.codec, names, parts, numbers, self._shape)
         for (i, name), value in zip(unit.members, values, strict=True):
             into[i][name] = value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,8 +17,9 @@ from gradtx._core.order import label
 from gradtx._core.program import Numbers, check_slots
 from gradtx._core.signal import Signal
 from gradtx._core.stages import Leaves, Treewise
-from gradtx._core.storage import PlacedUnit
+from gradtx._core.storage import CodecError, PlacedUnit
 from gradtx._core.store import Store
+from gradtx._core.trees import leaf_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +69,12 @@ def tree_program(
         for signal, c, p in zip(signals, computes, own, strict=True)
     ]
     numbers = scalars.read(0, dtypes.scalar_dtype())
-    stores = [
-        Store(
-            units,
-            (group,),
-            [scalars.read(0, dtypes.real_dtype(c))] if units else [],
-            c,
-            signal.update.shape,
-            {"count": count, "leaf": jnp.int32(i)},
-        )
-        for units, group, c, signal, i in zip(kind.units, slots, computes, signals, kind.indices, strict=True)
-    ]
+    stores = []
+    for units, group, c, signal, i in zip(kind.units, slots, computes, signals, kind.indices, strict=True):
+        numbers_of_leaf = [scalars.read(0, dtypes.real_dtype(c))] if units else []
+        with _at(kind, i):
+            place = {"count": count, "leaf": jnp.int32(i)}
+            stores.append(Store(units, (group,), numbers_of_leaf, c, signal.update.shape, place))
     before = [store.before(0) for store in stores]
     leaves = Leaves(given, before, memory, kind.indices, kind.treedef, params)
     vars(numbers).update(keywords, **dict(kind.functions))
@@ -88,9 +85,10 @@ def tree_program(
     got, expected = [jnp.shape(s.update) for s in new.signals], [s.update.shape for s in signals]
     if got != expected:
         raise ValueError(f"{label(stage)}.update_leaves: expected updates of shapes {expected}, got {got}")
-    for store, old, after in zip(stores, before, new.slots, strict=True):
+    for store, old, after, i in zip(stores, before, new.slots, kind.indices, strict=True):
         check_slots(stage, after, old)
-        store.put(0, after)
+        with _at(kind, i):
+            store.put(0, after)
     check_slots(stage, new.memory, memory)
     out: list[Any] = []
     for signal, (_, dtype) in zip(new.signals, kind.dtypes, strict=True):
@@ -100,3 +98,13 @@ def tree_program(
             out.append(signal.replace(param=None) if kind.keep else Signal(signal.update))
     stored = [store.stored()[0] for store in stores]
     return out, stored, {name: dtypes.cast(new.memory[name], x.dtype) for name, x in memory.items()}
+
+
+@contextlib.contextmanager
+def _at(kind: TreeKind, leaf: int) -> Iterator[None]:
+    """Name the leaf at which a codec fails."""
+    try:
+        yield
+    except CodecError as error:
+        tree = jax.tree.unflatten(kind.treedef, list(range(kind.treedef.num_leaves)))
+        raise ValueError(f"leaf {leaf_paths(tree)[leaf]}: {error}") from error

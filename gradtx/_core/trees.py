@@ -133,8 +133,15 @@ def fitting(updates: Any, params: Any) -> tuple[list[Any], list[Any] | None, Tre
     return gradients, leaves, treedef
 
 
-def slot_leaves(treedef: TreeDef, tree: Any, slot: Slot, leaves: list[Any], reference: Any) -> list[Any]:
-    """A slot's arrays in the order of the leaves; `optax.MaskedNode()` where a leaf has none."""
+def slot_leaves(
+    treedef: TreeDef, tree: Any, slot: Slot, leaves: list[Any], reference: Any, *, coded: bool = False
+) -> list[Any]:
+    """A slot's arrays in the order of the leaves; `optax.MaskedNode()` where a leaf has none.
+
+    Raises:
+        ValueError: they are of another tree, of other shapes or, where no codec says how they are kept (`coded`), in another
+            dtype than the slot's.
+    """
     name = slot.name
     try:
         arrays = treedef.flatten_up_to(tree)
@@ -151,4 +158,17 @@ def slot_leaves(treedef: TreeDef, tree: Any, slot: Slot, leaves: list[Any], refe
                 f"leaf {leaf_paths(reference)[i]}: state slot {name!r} has shape {array.shape}, the gradient has "
                 f"{leaf.shape}{needs}; was the state initialized for other parameters?"
             )
+        if not coded and hasattr(array, "dtype") and not _kept_as(slot, array.dtype):
+            wanted = "float32 (or wider)" if slot.dtype is None else slot.dtype.name
+            raise ValueError(
+                f"leaf {leaf_paths(reference)[i]}: expected state slot {name!r} in {wanted}, got {array.dtype}; a dtype that is "
+                "replaced leaves the state as it was: gradtx.carry_state(old_tx, state, tx, params) makes the one that fits"
+            )
     return arrays
+
+
+def _kept_as(slot: Slot, dtype: Any) -> bool:
+    """Whether a slot may have this dtype, as far as its declaration tells."""
+    if slot.dtype_for is not None:
+        return True
+    return dtype.itemsize >= 4 if slot.dtype is None else dtype == slot.dtype

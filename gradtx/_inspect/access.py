@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gradtx._core.plain import coded_state, plain_state
@@ -129,3 +130,18 @@ def is_empty(x: Any) -> bool:
 def by_path(tree: Any) -> dict[str, Any]:
     """The arrays of a slot by the paths of their leaves; an array kept once has the path `<root>`."""
     return {path_name(path): x for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def fitted(value: Any, old: jax.Array, leaf: str) -> jax.Array:
+    """A value, or one number, in the shape, dtype and place of an array."""
+    new = jnp.asarray(value)
+    if new.shape not in ((), old.shape):
+        raise ValueError(f"leaf {leaf}: expected an array of shape {old.shape} or a number, got {new.shape}")
+    return placed(jnp.broadcast_to(new.astype(old.dtype), old.shape), old)
+
+
+def placed(new: jax.Array, like: Any) -> jax.Array:
+    """An array where the one it replaces was."""
+    if isinstance(like, jax.Array) and not isinstance(like, jax.core.Tracer) and like.committed:
+        return jax.device_put(new, like.sharding)
+    return new

@@ -1,13 +1,11 @@
-"""Changing a running optimizer's state: its slots, the shapes of its parameters, the chain itself."""
+"""Changing a running optimizer's state: its slots, and where its schedules begin."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gradtx._core import addresses
 from gradtx._core.hyperparameters import Number
@@ -17,10 +15,7 @@ from gradtx._core.spec import fields_of, kind_of
 from gradtx._core.trees import path_name
 from gradtx._groups import matches
 from gradtx._inspect import access, walk
-from gradtx._inspect.outline import outline
 from gradtx.schedules import shifted
-
-Fill = Literal["fresh", "mean"] | Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def slots(tx: Any, state: Any) -> dict[str, Any]:
@@ -95,7 +90,8 @@ def map_slots(fn: Callable[..., Any], tx: Any, state: Any, name: str | None = No
         >>> print(gradtx.get_slot(tx, state, "nu"))
         {'b': Array([0.], dtype=float32), 'w': Array([4., 4.], dtype=float32)}
     """
-    return _mapped(lambda array, key, slot, leaf: fn(array), tx, state, name, path, "map_slots")
+    chosen = _called(tx, state, name, "map_slots")
+    return _mapped(lambda array, key, slot, leaf: fn(array), tx, state, chosen, path, "map_slots")
 
 
 def set_slot(tx: Any, state: Any, name: str, value: Any, path: Any = None) -> Any:
@@ -112,16 +108,54 @@ def set_slot(tx: Any, state: Any, name: str, value: Any, path: Any = None) -> An
         KeyError: there is no such slot.
         ValueError: a shape does not fit, or no leaf matches.
     """
-    if path is not None:
-        return map_slots(lambda old: _fitted(value, old, str(path)), tx, state, name, path)
-    given = access.by_path(value)
+    return _set(tx, state, {name: value}, path, "set_slot")
+
+
+def set_slots(tx: Any, state: Any, values: Mapping[str, Any], path: Any = None) -> Any:
+    """The state in which several slots have other values.
+
+    All change at once. Where a codec keeps two slots in one word (`storage="quarter"` keeps `mu` as a ratio to the root of
+    `nu`), one after the other would encode the first beside an old second.
+
+    Args:
+        tx: a gradtx transformation.
+        state: its state.
+        values: for each slot, by its name or address, what `set_slot` takes.
+        path: which leaves; None: the values have all of them.
+
+    Raises:
+        KeyError: there is no such slot.
+        ValueError: a shape does not fit, no leaf matches, or two names mean the same slot.
+
+    Example:
+        >>> import gradtx, jax.numpy as jnp
+        >>> tx = gradtx.adam(1e-3, storage="quarter")
+        >>> state = tx.init({"w": jnp.ones((64, 64))})
+        >>> state = gradtx.set_slots(tx, state, {"mu": 0.0, "nu": 4.0}, "w")
+        >>> print(gradtx.get_slot(tx, state, "nu")["w"][0, 0])
+        4.0
+    """
+    return _set(tx, state, values, path, "set_slots")
+
+
+def _set(tx: Any, state: Any, values: Mapping[str, Any], path: Any, caller: str) -> Any:
+    found = access.holders(tx, walk.find(tx, state, caller))
+    given: dict[tuple[walk.Way, str], tuple[str, Any]] = {}
+    for name, value in values.items():
+        for place in access.slots_called(found, name, tx, caller):
+            if place in given:
+                raise ValueError(f"{caller}: {given[place][0]!r} and {name!r} mean the same slot; expected one of them")
+            given[place] = (name, value if path is not None else access.by_path(value))
 
     def one(old: jax.Array, key: walk.Way, slot: str, leaf: str) -> jax.Array:
-        if leaf not in given:
-            raise ValueError(f"set_slot: leaf {leaf}: expected a value for it; there are {', '.join(given)}")
-        return _fitted(given[leaf], old, leaf)
+        name, value = given[key, slot]
+        if path is not None:
+            return access.fitted(value, old, leaf)
+        if leaf not in value:
+            raise ValueError(f"{caller}: leaf {leaf}: expected a value for it; {name} has {', '.join(value)}")
+        return access.fitted(value[leaf], old, leaf)
 
-    return _mapped(one, tx, state, name, "**", "set_slot")
+    return _mapped(one, tx, state, set(given), "**" if path is None else path, caller)
 
 
 def reset_slots(tx: Any, state: Any, params: Any, path: Any = "**", name: str | None = None) -> Any:
@@ -143,111 +177,7 @@ def reset_slots(tx: Any, state: Any, params: Any, path: Any = "**", name: str | 
     def one(old: jax.Array, key: walk.Way, slot: str, leaf: str) -> jax.Array:
         return access.by_path(fresh[key][slot])[leaf]
 
-    return _mapped(one, tx, state, name, path, "reset_slots")
-
-
-def carry_state(old_tx: Any, state: Any, tx: Any, params: Any, fill: Fill = "fresh") -> Any:
-    """The state of another chain, or for parameters of other shapes, with what the old one had learned.
-
-    A stage that both chains have keeps its slots, whatever has been put around or between them, also if one of them stores
-    it in another way. A leaf keeps its arrays by its path; where its shape changed, the part that both shapes have (old rows of
-    a vocabulary that was extended); new leaves and new stages start fresh. The step count is the old one.
-
-    Args:
-        old_tx: the transformation that made the state.
-        state: its state.
-        tx: the transformation that goes on; the same one if only the parameters changed.
-        params: the parameters that it goes on with.
-        fill: what the new part of an array starts as: `"fresh"`: as in a new state; `"mean"`: the mean over the old
-            array, so that the second moment of new rows is no smaller than that of the others; or a function
-            `(fresh, old) -> array` of the fresh one's shape.
-
-    Returns:
-        A state as `tx.init(params)` makes it.
-
-    Raises:
-        ValueError: the state is not one of `old_tx`, or two arrays have different numbers of axes.
-
-    Example:
-        >>> import gradtx, jax.numpy as jnp
-        >>> tx = gradtx.adam(1e-3)
-        >>> params = {"table": jnp.ones((2, 3))}
-        >>> _, state = tx.update(params, tx.init(params), params)
-        >>> more = {"table": jnp.ones((3, 3))}
-        >>> state = gradtx.carry_state(tx, state, tx, more)
-        >>> print(gradtx.get_slot(tx, state, "mu")["table"][:, 0])
-        [1. 1. 0.]
-    """
-    state = walk.find(old_tx, state, "carry_state")
-    fresh = tx.init(params)
-    before = access.holders(old_tx, state)
-    partner = _partners(old_tx, before, tx, access.holders(tx, fresh))
-
-    def edit(holder: access.Holder) -> Any:
-        if holder.key not in partner:
-            return holder.kept
-        old = partner[holder.key]
-        if not isinstance(holder.kept, dict) or not isinstance(old, dict):
-            fitting: bool = jax.tree.structure(old) == jax.tree.structure(holder.kept)  # type: ignore[operator]
-            return _carried(holder.kept, old, fill) if fitting else holder.kept
-        return {n: _carried(new, old[n], fill) if n in old else new for n, new in holder.kept.items()}
-
-    carried = access.edited(tx, fresh, edit)
-    return _with_counts(tx, carried, old_tx, state)
-
-
-def _carried(new: Any, old: Any, fill: Fill) -> Any:
-    """A slot with the arrays that the old one has for the same leaves."""
-    there = access.by_path(old)
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(new)
-    return jax.tree.unflatten(
-        treedef, [_overlapped(x, there[name], fill, name) if (name := path_name(p)) in there else x for p, x in leaves]
-    )
-
-
-def _overlapped(new: jax.Array, old: jax.Array, fill: Fill, name: str) -> jax.Array:
-    if new.shape == old.shape:
-        return _placed(jnp.copy(jnp.asarray(old)).astype(new.dtype), new)
-    if new.ndim != old.ndim:
-        raise ValueError(
-            f"carry_state: leaf {name}: expected {new.ndim} axes, as its new shape {new.shape} has, got {old.shape}"
-        )
-    filled = new
-    if fill == "mean":
-        filled = jnp.full_like(new, jnp.mean(old).astype(new.dtype))
-    elif callable(fill):
-        filled = _fitted(fill(new, old), new, name)
-    both = tuple(slice(0, min(a, b)) for a, b in zip(new.shape, old.shape, strict=True))
-    return _placed(filled.at[both].set(old[both].astype(new.dtype)), new)
-
-
-def _partners(old_tx: Any, before: list[access.Holder], tx: Any, after: list[access.Holder]) -> dict[walk.Way, Any]:
-    """For holders of the new chain what the same one of the old chain keeps."""
-    kept = {h.key: h.kept for h in before}
-    lines = [[line for line in outline(t) if line.kind in ("stage", "wrapper")] for t in (old_tx, tx)]
-    labels = [[f"{line.kind} {line.label}" for line in some] for some in lines]
-    partner = {}
-    for a, b, size in difflib.SequenceMatcher(None, labels[0], labels[1], autojunk=False).get_matching_blocks():
-        for x, y in zip(lines[0][a : a + size], lines[1][b : b + size], strict=True):
-            if x.way in kept:
-                partner[y.way] = kept[x.way]
-    return {h.key: partner[h.key] for h in after if h.key in partner}
-
-
-def _with_counts(tx: Any, state: Any, old_tx: Any, old: Any) -> Any:
-    """The state with the step counts of the old one: of the innermost chain, which has counted steps."""
-    counts = [part.state.count for part in walk.parts(old_tx, old) if isinstance(part.state, State)]
-    ours = [part.state for part in walk.parts(tx, state) if isinstance(part.state, State)]
-    by_rank = counts if len(counts) == len(ours) else [counts[-1]] * len(ours)
-    given = iter(by_rank)
-
-    def visit(x: Any) -> Any:
-        if not isinstance(x, State):
-            return x
-        count = _placed(jnp.copy(jnp.asarray(next(given))), x.count)
-        return State(count, jax.tree.map(visit, x.stages, is_leaf=lambda y: isinstance(y, State)))
-
-    return jax.tree.map(visit, state, is_leaf=lambda y: isinstance(y, State))
+    return _mapped(one, tx, state, _called(tx, state, name, "reset_slots"), path, "reset_slots")
 
 
 def warm_restart(tx: Any, state: Any) -> Any:
@@ -289,9 +219,17 @@ def _first_count(state: Any) -> Any:
     return next(x.count for x in leaves if isinstance(x, State))
 
 
-def _mapped(fn: Callable[..., Any], tx: Any, state: Any, name: str | None, path: Any, caller: str) -> Any:
-    found = access.holders(tx, walk.find(tx, state, caller))
-    chosen = set(access.slots_called(found, name, tx, caller)) if name is not None else None
+Places = set[tuple[walk.Way, str]]
+
+
+def _called(tx: Any, state: Any, name: str | None, caller: str) -> Places | None:
+    """The slots of a name; None: all."""
+    if name is None:
+        return None
+    return set(access.slots_called(access.holders(tx, walk.find(tx, state, caller)), name, tx, caller))
+
+
+def _mapped(fn: Callable[..., Any], tx: Any, state: Any, chosen: Places | None, path: Any, caller: str) -> Any:
     touched: list[str] = []
 
     def edit(holder: access.Holder) -> Any:
@@ -309,7 +247,7 @@ def _mapped(fn: Callable[..., Any], tx: Any, state: Any, name: str | None, path:
                 leaf = path_name(p)
                 if once or matches(path, leaf, array):
                     touched.append(leaf)
-                    array = _fitted(fn(array, holder.key, slot, leaf), array, leaf)
+                    array = access.fitted(fn(array, holder.key, slot, leaf), array, leaf)
                 arrays.append(array)
             new[slot] = jax.tree.unflatten(treedef, arrays)
         return new
@@ -318,17 +256,3 @@ def _mapped(fn: Callable[..., Any], tx: Any, state: Any, name: str | None, path:
     if not touched:
         raise ValueError(f"{caller}: no leaf with such a slot matches {path!r}")
     return state
-
-
-def _fitted(value: Any, old: jax.Array, leaf: str) -> jax.Array:
-    new = jnp.asarray(value)
-    if new.shape not in ((), old.shape):
-        raise ValueError(f"leaf {leaf}: expected an array of shape {old.shape} or a number, got {new.shape}")
-    return _placed(jnp.broadcast_to(new.astype(old.dtype), old.shape), old)
-
-
-def _placed(new: jax.Array, like: Any) -> jax.Array:
-    """An array where the one it replaces was."""
-    if isinstance(like, jax.Array) and not isinstance(like, jax.core.Tracer) and like.committed:
-        return jax.device_put(new, like.sharding)
-    return new

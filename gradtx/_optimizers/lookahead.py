@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from optax import LookaheadParams as LookaheadParams
+
 from gradtx._core.chain import chain
 from gradtx._core.stages import Stage
 from gradtx._primitives.parameter_averages import synchronize_slow_weights
@@ -17,8 +19,9 @@ def lookahead(
     """Let an optimizer run `sync_period` steps ahead, then go back part of the way to the weights it started from.
 
     The trained parameters are the fast ones, and gradients are taken at them; the slow ones live in the state, and
-    `slow_parameters(tx, state, params)` reads them for evaluation. (Optax keeps both in a `LookaheadParams` pair, which
-    everything around the optimizer must know of.) It belongs at the end of a chain.
+    `slow_parameters(tx, state, params)` reads them for evaluation. Optax's way works too: `LookaheadParams` in place of the
+    parameters, in `init` and `update`, with the gradients of `params.fast`, give updates that are pairs; the slow ones then
+    are those in the pair, and the state keeps a copy that plain parameters do without. It belongs at the end of a chain.
 
     Args:
         fast_optimizer: a transformation, gradtx's or Optax's.

@@ -8,9 +8,10 @@ from gradtx._core.chain import chain
 from gradtx._core.stages import Stage
 from gradtx._core.transform import Transform
 from gradtx._groups import by_path
-from gradtx._matrices import leaves_with, matrices
+from gradtx._matrices import axes_named, leaves_with, matrices
 from gradtx._optimizers.adam import scale_by_adam
 from gradtx._primitives.bias_correction import bias_correction
+from gradtx._primitives.matrices import AxesOf
 from gradtx._primitives.moments import ema_first_moment
 from gradtx._primitives.momentum import nesterov as look_ahead
 from gradtx._primitives.orthogonalize import orthogonalize, scale_by_dual_norm, scale_by_shape
@@ -74,7 +75,8 @@ def muon(
         adam_learning_rate: AdamW's learning rate, if it is another.
         muon_weight_dimension_numbers: which parameters get Muon, and what their axes are: a dict from path patterns
             (as in `by_path`; the first that matches counts) to `MuonDimensionNumbers`, or None for AdamW; or a tree of
-            these like the parameters, or a prefix of it. What it does not mention gets AdamW.
+            these like the parameters, or a prefix of it; or a function from the parameters to such a tree, which is called
+            at each step (at a trace, under `jax.jit`). What is not mentioned gets AdamW.
         consistent_rms: as for `scale_by_shape`.
         adam_paths: path patterns of parameters that get AdamW whatever their shape.
         ns_dtype: the dtype of the iteration, as for `orthogonalize`.
@@ -111,6 +113,9 @@ def muon(
     groups: dict[Any, list[Transform]] = {}
     if muon_weight_dimension_numbers is None:
         groups[matrices(adam_paths)] = for_matrices(None)
+    elif callable(muon_weight_dimension_numbers):
+        axes = AxesOf(muon_weight_dimension_numbers)
+        groups[axes_named(axes, adam_paths)] = for_matrices(axes)
     else:
         for who, numbers in leaves_with(muon_weight_dimension_numbers, adam_paths):
             groups[who] = for_matrices(numbers)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
 from gradtx._core.order import label
+from gradtx._core.schedule import Schedule
 from gradtx._core.signal import SecondMoment, Signal, safe_divide, square
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
@@ -25,7 +26,9 @@ class ema_belief_moment(Leafwise):
     $$v_t = b_2 v_{t-1} + (1 - b_2) |g_t - m_t|^2 + \epsilon_{\text{root}}, \qquad v_0 = 0$$
 
     It stands right behind the first moment, which it needs as it is after this step. The state is the debiased mean of
-    $|g_t - m_t|^2 + \epsilon_{\text{root}} / (1 - b_2)$.
+    $|g_t - m_t|^2$. A mean of constants is the constant, $\epsilon_{\text{root}} / (1 - b_2)$ here, which is added to the state where
+    it is read: a mean that falls towards it would stop hundreds of units in the last place above. Only where the decay or
+    $\epsilon_{\text{root}}$ follows a schedule is it part of the state.
 
     Args:
         b2: the decay $b_2$ in [0, 1); may be a schedule.
@@ -63,7 +66,13 @@ class ema_belief_moment(Leafwise):
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         numbers, memory = average(step, self.b2)
-        return {**numbers, "floor": safe_divide(step.value(self.eps_root), numbers["gain"])}, memory
+        floor = safe_divide(step.value(self.eps_root), numbers["gain"])
+        inside = floor if self.floor_moves() else jnp.zeros_like(floor)
+        return {**numbers, "inside": inside, "floor": floor - inside}, memory
+
+    def floor_moves(self) -> bool:
+        """Whether what is added at every step is not always the same."""
+        return isinstance(self.b2, Schedule) or isinstance(self.eps_root, Schedule)
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
         first = signal.first
@@ -73,7 +82,7 @@ class ema_belief_moment(Leafwise):
             )
         # The distance of gradients that can be squared may be twice as large.
         spread = jnp.minimum(square(first.input - first.raw), jnp.finfo(slots["nu"].dtype).max)
-        return {"nu": towards(slots["nu"], spread + s.floor, s.rate)}
+        return {"nu": towards(slots["nu"], spread + s.inside, s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        return signal.replace(second=SecondMoment(slots["nu"], s.weight, jnp.zeros_like(s.weight)))
+        return signal.replace(second=SecondMoment(slots["nu"] + s.floor, s.weight, jnp.zeros_like(s.weight)))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+
+from gradtx._core.functions import the_same
 
 try:
     from jax.experimental.shard_alike import shard_alike
@@ -31,9 +36,69 @@ class MuonDimensionNumbers(NamedTuple):
 LAST_TWO = MuonDimensionNumbers(-2, -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class AxesOf:
+    """Dimension numbers that a function of all parameters says, as Optax's `muon` takes one.
+
+    Attributes:
+        function: from the parameters (or the gradients, where `update` is given no parameters) to a tree like them, or a
+            prefix of it, of `MuonDimensionNumbers`, and None for what is no matrix.
+    """
+
+    function: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "function", the_same(self.function))
+
+    def __call__(self, params: Any) -> list[MuonDimensionNumbers | None]:
+        """For each leaf its dimension numbers.
+
+        Raises:
+            TypeError: what the function returned has something else in it.
+            ValueError: it is another tree.
+        """
+        if not jax.tree.leaves(params):
+            return []  # a stand-in for the parameters, of which the function knows nothing
+        found: list[MuonDimensionNumbers | None] = []
+
+        def spread(path: Any, given: Any, part: Any) -> None:
+            try:
+                numbers = dimension_numbers(given)
+            except TypeError as error:
+                raise TypeError(
+                    f"{self!r}: {jax.tree_util.keystr(path, simple=True, separator='/')}: {error}"
+                ) from error
+            found.extend([numbers] * len(jax.tree.leaves(part)))
+
+        named = self.function(params)
+        try:
+            jax.tree_util.tree_map_with_path(spread, named, params, is_leaf=is_entry)
+        except ValueError as error:
+            raise ValueError(
+                f"{self!r}: expected a tree like the parameters, or a prefix of it, of MuonDimensionNumbers and None; "
+                f"got {named!r}"
+            ) from error
+        return found
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__qualname__", None) or repr(self.function)
+
+
+def is_entry(x: Any) -> bool:
+    """Whether this stands for dimension numbers in a tree of them."""
+    return x is None or hasattr(x, "reduction_axis") or isinstance(x, optax.MaskedNode)
+
+
+def axes_field(given: Any) -> MuonDimensionNumbers | AxesOf | None:
+    """What a stage's field `numbers` may be: dimension numbers, a function that says those of every leaf, None."""
+    if isinstance(given, AxesOf):
+        return given
+    return AxesOf(given) if callable(given) else dimension_numbers(given)
+
+
 def dimension_numbers(given: Any) -> MuonDimensionNumbers | None:
     """Dimension numbers as the user gives them, ours or Optax's, hashable; None stays None, the last two axes."""
-    if given is None:
+    if given is None or isinstance(given, optax.MaskedNode):
         return None
     if isinstance(given, MuonDimensionNumbers) or (hasattr(given, "reduction_axis") and hasattr(given, "output_axis")):
         return MuonDimensionNumbers(*(_axes(a) for a in (given.reduction_axis, given.output_axis)))

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
-from gradtx._core.stages import Leafwise, slot_storage
+from gradtx._core.stages import Leafwise, Stage, slot_storage
 from gradtx._primitives.decompositions import eigenvectors
-from gradtx._primitives.matrices import Layout, adjoint, dimension_numbers, largest, product
+from gradtx._primitives.matrices import AxesOf, Layout, adjoint, axes_field, largest, product
 
 Array = jax.Array
 
@@ -31,7 +31,17 @@ PRESETS: dict[str, Any] = {
 PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
 
 
-class orthogonalize(Leafwise):
+class OnMatrices(Leafwise):
+    """A stage that sees leaves as stacks of matrices, with a field `numbers`: which of their axes are rows and columns."""
+
+    def at_leaves(self, params: Any) -> list[Stage] | None:
+        numbers = getattr(self, "numbers", None)
+        if not isinstance(numbers, AxesOf):
+            return None
+        return [self._with_static(numbers=axes) for axes in numbers(params)]
+
+
+class orthogonalize(OnMatrices):
     r"""Replace each matrix of the update by (nearly) the semi-orthogonal matrix nearest to it.
 
     For $U \Sigma V^\top$ the singular value decomposition of the update that is $U V^\top$, or $U S V^\top$ with $S$
@@ -48,7 +58,8 @@ class orthogonalize(Leafwise):
         preconditioning: how $X_0$ is made: `"frobenius"`; `"spectral"`, by the largest singular value; `"schatten"`,
             by $\max(\lVert u u^H \rVert_F, \epsilon)^{1/2}$; `"aol"`, each row $i$ (of the shorter side) by
             $\max(\sum_j |u u^H|_{ij}, \epsilon)^{1/2}$.
-        numbers: `MuonDimensionNumbers`, which axes are rows and columns; the others are a stack. None: the last two.
+        numbers: `MuonDimensionNumbers`, which axes are rows and columns; the others are a stack. None: the last two. Or a
+            function from all parameters to a tree of these.
         dtype: the dtype of the iteration. None is that of the arithmetic, with float32 products; `"bfloat16"` is
             several times faster on accelerators, and has an error of a few percent.
 
@@ -74,7 +85,7 @@ class orthogonalize(Leafwise):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ns_coeffs", _coefficients(self.ns_coeffs))
-        object.__setattr__(self, "numbers", dimension_numbers(self.numbers))
+        object.__setattr__(self, "numbers", axes_field(self.numbers))
         super().__post_init__()
         object.__setattr__(self, "dtype", slot_storage(self.dtype, self, "dtype"))
         if not isinstance(self.ns_steps, int) or isinstance(self.ns_steps, bool) or self.ns_steps < 1:
@@ -152,14 +163,14 @@ def _largest_singular_value(x: Array) -> Array:
     return safe_sqrt(jnp.sum(square(product(adjoint(first), x)), axis=(-2, -1), keepdims=True))
 
 
-class scale_by_dual_norm(Leafwise):
+class scale_by_dual_norm(OnMatrices):
     r"""Scale each matrix of the update by its product with the momentum: $u \leftarrow \langle \hat m, u \rangle u$.
 
     Behind `orthogonalize` that product is the momentum's nuclear norm, the dual of the spectral norm, so the step is
     that of steepest descent under the spectral norm, whose length falls with the gradient's.
 
     Args:
-        numbers: `MuonDimensionNumbers`, which axes are rows and columns; the others are a stack. None: the last two.
+        numbers: as for `orthogonalize`.
 
     State:
         none.
@@ -176,7 +187,7 @@ class scale_by_dual_norm(Leafwise):
     requires: ClassVar[tuple[str, ...]] = ("first",)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "numbers", dimension_numbers(self.numbers))
+        object.__setattr__(self, "numbers", axes_field(self.numbers))
         super().__post_init__()
 
     def emit(self, s: SimpleNamespace, slots: Any, signal: Signal) -> Signal:
@@ -188,7 +199,7 @@ class scale_by_dual_norm(Leafwise):
         return signal.write(layout.array(dual * u))
 
 
-class scale_by_shape(Leafwise):
+class scale_by_shape(OnMatrices):
     r"""Scale the update by a factor of the matrices' shape.
 
     $$u \leftarrow \sqrt{\max(1, \text{fan}_\text{out} / \text{fan}_\text{in})} \; u \qquad \text{or} \qquad
@@ -199,8 +210,7 @@ class scale_by_shape(Leafwise):
 
     Args:
         consistent_rms: the factor of the second form, >= 0; None chooses the first.
-        numbers: `MuonDimensionNumbers`, which axes are rows (fan-in) and columns (fan-out); the others are a stack. None:
-            the last two.
+        numbers: as for `orthogonalize`; rows are the fan-in, columns the fan-out.
 
     State:
         none.
@@ -214,7 +224,7 @@ class scale_by_shape(Leafwise):
     numbers: Any = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "numbers", dimension_numbers(self.numbers))
+        object.__setattr__(self, "numbers", axes_field(self.numbers))
         super().__post_init__()
 
     def emit(self, s: SimpleNamespace, slots: Any, signal: Signal) -> Signal:

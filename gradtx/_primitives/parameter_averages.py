@@ -12,6 +12,7 @@ import optax
 
 from gradtx._core import dtypes, trees
 from gradtx._core.hyperparameters import decay_field, number_field
+from gradtx._core.pairs import SLOW
 from gradtx._core.plan import linear
 from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
@@ -83,6 +84,7 @@ class synchronize_slow_weights(Leafwise):
     slow_step_size: Any = number_field()
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    looks_ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,7 +92,7 @@ class synchronize_slow_weights(Leafwise):
             raise ValueError(f"lookahead(sync_period=...): expected an int of at least 1, got {self.sync_period!r}")
 
     def slots(self) -> tuple[Slot, ...]:
-        return (Slot("slow", initial="parameter"),)
+        return (Slot(SLOW, initial="parameter"),)
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         return {"due": (step.count + 1) % self.sync_period == 0}, {}
@@ -98,11 +100,11 @@ class synchronize_slow_weights(Leafwise):
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
         assert signal.param is not None
         fast = signal.param + signal.update
-        return {"slow": jnp.where(s.due != 0, towards(slots["slow"], fast, s.slow_step_size), slots["slow"])}
+        return {SLOW: jnp.where(s.due != 0, towards(slots[SLOW], fast, s.slow_step_size), slots[SLOW])}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         assert signal.param is not None
-        return signal.write(jnp.where(s.due != 0, slots["slow"] - signal.param, signal.update))
+        return signal.write(jnp.where(s.due != 0, slots[SLOW] - signal.param, signal.update))
 
 
 def averaged_parameters(tx: Any, state: Any, params: Any) -> Any:
@@ -123,8 +125,10 @@ def averaged_parameters(tx: Any, state: Any, params: Any) -> Any:
 
 
 def slow_parameters(tx: Any, state: Any, params: Any) -> Any:
-    """The slow weights of `lookahead`; arguments and result as for `averaged_parameters`."""
-    return _read(tx, state, params, synchronize_slow_weights, "slow")
+    """The slow weights of `lookahead`; arguments and result as for `averaged_parameters`. Of a `LookaheadParams` its own."""
+    if isinstance(params, optax.LookaheadParams):
+        return params.slow
+    return _read(tx, state, params, synchronize_slow_weights, SLOW)
 
 
 def _read(tx: Any, state: Any, params: Any, kind: type[Stage], name: str) -> Any:

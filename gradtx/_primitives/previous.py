@@ -62,8 +62,8 @@ class variance_reduction(Leafwise):
 class nesterov_difference(Leafwise):
     r"""Look ahead along the changes of the gradient: Adan's form of Nesterov's momentum.
 
-    $$d_t = g_t - g_{t-1}, \quad v_t = b_2 v_{t-1} + (1 - b_2) d_t, \quad m \leftarrow m + b_2 v_t, \quad
-    g \leftarrow g_t + b_2 d_t, \qquad g_0 := g_1$$
+    $$d_t = g_t - g_{t-1}, \quad v_t = b_2 v_{t-1} + (1 - b_2) d_t, \quad m \leftarrow m + a v_t, \quad
+    g \leftarrow g_t + a d_t, \qquad g_0 := g_1$$
 
     Behind an `ema_first_moment`, to whose average it adds that of the changes, and in front of the
     `ema_second_moment`, which sees the gradient that this stage leaves. `bias_correction` behind them corrects each of
@@ -71,6 +71,7 @@ class nesterov_difference(Leafwise):
 
     Args:
         b2: the decay $b_2$ in [0, 1); may be a schedule.
+        ahead: how far $a \ge 0$ it looks; may be a schedule. None: $a = b_2$, as in the paper; Optax 0.2.8 has $1 - b_2$.
 
     State:
         `previous_gradient`: like the parameters. `mu_difference`: like the parameters, the debiased mean of the
@@ -85,6 +86,7 @@ class nesterov_difference(Leafwise):
     """
 
     b2: Any = decay_field(default=0.92)
+    ahead: Any = number_field(default=None, minimum=0.0, optional=True)
 
     requires: ClassVar[tuple[str, ...]] = ("first",)
     recalls: ClassVar[bool] = True
@@ -102,7 +104,8 @@ class nesterov_difference(Leafwise):
 
     def scalars(self, step: Step) -> tuple[Slots, Slots]:
         numbers, memory = average(step, self.b2)
-        return {**numbers, "later": jnp.where(step.count == 0, 0, jnp.ones_like(step.t))}, memory
+        far = numbers["retain"] if self.ahead is None else step.value(self.ahead)
+        return {**numbers, "far": far, "later": jnp.where(step.count == 0, 0, jnp.ones_like(step.t))}, memory
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
         change = s.later * (signal.captured - slots["previous_gradient"])
@@ -117,10 +120,10 @@ class nesterov_difference(Leafwise):
             raise ValueError(
                 "nesterov_difference belongs right behind ema_first_moment: another stage has changed the update since"
             )
-        mean = s.retain * slots["mu_difference"]
+        mean = s.far * slots["mu_difference"]
         raw, corrected = first.raw + s.weight * mean, first.corrected + mean
         ahead = dataclasses.replace(first, raw=raw, corrected=corrected)
-        seen = Signal(gradient + (s.retain * s.later) * (gradient - s.old["previous_gradient"]), clamp=signal.clamp)
+        seen = Signal(gradient + (s.far * s.later) * (gradient - s.old["previous_gradient"]), clamp=signal.clamp)
         return signal.replace(gradient=seen.capture().captured, update=raw, first=ahead, fresh=True)
 
 

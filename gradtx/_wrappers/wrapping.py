@@ -11,7 +11,7 @@ import numpy as np
 
 from gradtx._core import dtypes, program, trees
 from gradtx._core.chain import chain
-from gradtx._core.functions import watch
+from gradtx._core.functions import split_keywords
 from gradtx._core.spec import fields_of, show_static
 from gradtx._core.stages import is_foreign, rounds_parameters
 from gradtx._core.transform import Transform, Wrapper
@@ -43,9 +43,7 @@ class Conditional(Wrapper):
             )
         updates = jax.tree.unflatten(treedef, gradients)
         params = None if leaves is None else jax.tree.unflatten(treedef, leaves)
-        static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v) or isinstance(v, str))
-        watch(static)
-        arrays = {k: v for k, v in extra.items() if not (callable(v) or isinstance(v, str))}
+        static, arrays = split_keywords(extra, self.built_by)
         return _advance(static, self, updates, state, params, arrays)
 
     def advance(self, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:

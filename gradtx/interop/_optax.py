@@ -12,20 +12,13 @@ import optax
 
 from gradtx._core import trees
 from gradtx._core.order import label
-from gradtx._core.stages import Stage
-from gradtx._primitives.belief import ema_belief_moment
-from gradtx._primitives.deltas import scale_by_delta_rms
-from gradtx._primitives.infinity_norm import scale_by_infinity_norm
-from gradtx._primitives.layer_moments import ema_squared_norm
-from gradtx._primitives.moments import ema_centered_moment, ema_first_moment, ema_second_moment, sum_of_squares
-from gradtx._primitives.momentum import trace
-from gradtx._primitives.optimism import scale_by_optimistic_gradient
-from gradtx._primitives.rectification import ema_second_moment_of_length
-from gradtx._primitives.running_max import running_max
-from gradtx._primitives.yogi import additive_second_moment
+from gradtx._core.schedule import Schedule
+from gradtx._primitives.previous import nesterov_difference
 from gradtx._wrappers.accumulation import AccumulateGradients, AccumulateState
+from gradtx.interop._optax_states import CONTAINERS, COUNTS, ONCE, RECORDS, Kinds, Place
 from gradtx.interop._slots import (
     Layout,
+    Once,
     Raws,
     _like,
     agreed_count,
@@ -35,46 +28,6 @@ from gradtx.interop._slots import (
     raw_arrays,
     raw_shape,
 )
-
-Kinds = tuple[type[Stage], ...]
-Place = tuple[Kinds, str]  # kinds of stages, of which a chain has one, and the name of one of its raw arrays
-
-_FIRST: Kinds = (ema_first_moment,)
-# Optax's Adam, RAdam, AdaMax and Yogi have one kind of state.
-_SECOND: Kinds = (ema_second_moment, ema_second_moment_of_length, scale_by_infinity_norm, additive_second_moment)
-_CENTERED: Kinds = (ema_centered_moment,)
-
-# What the fields of an Optax state hold: in order, since a chain may have two stages of a kind.
-RECORDS: dict[str, dict[str, Place]] = {
-    "ScaleByAdamState": {"mu": (_FIRST, "mu"), "nu": (_SECOND, "nu")},
-    "ScaleByAmsgradState": {"mu": (_FIRST, "mu"), "nu": (_SECOND, "nu"), "nu_max": ((running_max,), "nu_max")},
-    "ScaleByBeliefState": {"mu": (_FIRST, "mu"), "nu": ((ema_belief_moment,), "nu")},
-    "ScaleByNovogradState": {"mu": ((trace,), "trace"), "nu": ((ema_squared_norm,), "nu")},
-    "ScaleByRmsState": {"nu": (_SECOND, "nu")},
-    "ScaleByRmsWithCountState": {"nu": (_SECOND, "nu")},
-    "ScaleByRStdDevState": {"mu": (_CENTERED, "mu"), "nu": (_CENTERED, "nu")},
-    "ScaleByRStdDevWithCountState": {"mu": (_CENTERED, "mu"), "nu": (_CENTERED, "nu")},
-    "ScaleByRssState": {"sum_of_squares": ((sum_of_squares,), "nu")},
-    "ScaleByAdaDeltaState": {"e_g": (_SECOND, "nu"), "e_x": ((scale_by_delta_rms,), "delta")},
-    "ScaleByLionState": {"mu": (_FIRST, "mu")},
-    "ScaleByOptimisticGradientState": {"previous_gradient": ((scale_by_optimistic_gradient,), "previous_gradient")},
-    "MuonState": {"mu": (_FIRST, "mu")},
-    "TraceState": {"trace": ((trace,), "trace")},
-    "EmaState": {"ema": (_FIRST, "mu")},
-}
-# States around others, or with nothing but a count.
-CONTAINERS: dict[str, tuple[str, ...]] = {
-    "EmptyState": (),
-    "MaskedNode": (),
-    "MaskedState": ("inner_state",),
-    "PartitionState": ("inner_states",),
-    "MultiTransformState": ("inner_states",),
-    "InjectHyperparamsState": ("inner_state",),
-    "InjectStatefulHyperparamsState": ("inner_state", "hyperparams_states"),
-    "WrappedScheduleState": (),
-    "ScaleByScheduleState": (),
-    "WeightDecaySchedule": (),
-}
 
 
 class _Record(NamedTuple):
@@ -110,7 +63,11 @@ def from_optax(tx: Any, optax_state: Any, params: Any, *, count: int | None = No
     records, counts = _records(optax_state, caller)
     steps = agreed_count(counts, count, caller, "this Optax state holds no step count")
     raws: Raws = {(i, n): {} for n, column in enumerate(layout.columns) for i in column}
+    once: Once = {}
     for n, i, name, record, field in _matches(layout, records, caller):
+        _check_formula(layout, i, n, caller)
+        for theirs, ours in ONCE.get(type(record.state).__name__, {}).items():
+            once.setdefault(i, {})[ours] = getattr(record.state, theirs)
         array = _leaves(layout, record, field, caller)[n]
         shape = raw_shape(layout.stages[i], name, np.shape(layout.leaves[n]))
         if np.shape(array) != shape:
@@ -118,7 +75,7 @@ def from_optax(tx: Any, optax_state: Any, params: Any, *, count: int | None = No
                 f"{caller}: leaf {layout.paths[n]}: expected {record.where}.{field} of shape {shape}, got {np.shape(array)}"
             )
         raws[i, n][name] = array
-    return assemble(tx, params, layout, steps, raws)
+    return assemble(tx, params, layout, steps, raws, once)
 
 
 def to_optax(tx: Any, state: Any, params: Any, *, like: Any) -> Any:
@@ -144,16 +101,22 @@ def to_optax(tx: Any, state: Any, params: Any, *, like: Any) -> Any:
         return _to_multi_steps(tx, state, params, template, caller)
     layout = layout_of(tx, params, caller)
     records, _ = _records(template, caller)
-    steps, raws = raw_arrays(tx, state, layout, caller)
+    steps, raws, once = raw_arrays(tx, state, layout, caller)
     new: dict[tuple[str, str], list[Any]] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     for n, i, name, record, field in _matches(layout, records, caller):
+        _check_formula(layout, i, n, caller)
         key = record.where, field
         if key not in new:
-            new[key] = list(_leaves(layout, record, field, caller))
-        new[key][n] = _like(raws[i, n][name], new[key][n])
+            new[key] = list(_flat(layout, record, field, caller))
+        new[key][n] = _shaped(raws[i, n][name], new[key][n])
+        numbers[record.where] = once.get(i, {})
 
     def fill(node: Any, where: str) -> Any:
         changes: dict[str, Any] = {f: _like(np.asarray(steps), getattr(node, f)) for f in _counts(node)}
+        for theirs, ours in ONCE.get(type(node).__name__, {}).items():
+            if ours in numbers.get(where, {}):
+                changes[theirs] = _like(numbers[where][ours], getattr(node, theirs))
         if type(node).__name__ in RECORDS:
             for field in RECORDS[type(node).__name__]:
                 tree = getattr(node, field)
@@ -220,7 +183,8 @@ def _rebuild(node: Any, where: str, visit: Callable[[Any, str], Any], caller: st
 
 
 def _counts(node: Any) -> list[str]:
-    return ["count"] if "count" in node._fields else []
+    name = COUNTS.get(type(node).__name__, "count")
+    return [name] if name in node._fields else []
 
 
 def _records(state: Any, caller: str) -> tuple[list[_Record], dict[str, int]]:
@@ -242,8 +206,36 @@ def _records(state: Any, caller: str) -> tuple[list[_Record], dict[str, int]]:
     return records, counts
 
 
+def _check_formula(layout: Layout, stage: int, leaf: int, caller: str) -> None:
+    """Raise where Optax computes something else with the same averages."""
+    found = layout.stages[stage]
+    if isinstance(found, nesterov_difference) and not isinstance(found.b2, Schedule):
+        expected = 1.0 - float(found.b2)
+        if found.ahead is None and expected != float(found.b2):
+            raise ValueError(
+                f"{caller}: leaf {layout.paths[leaf]}: Optax's Adan looks {expected:g} ahead, and {label(found)} looks "
+                f"{float(found.b2):g}, as the paper has it: expected a chain with nesterov_difference({float(found.b2):g}, "
+                f"ahead={expected:g}), which goes on as Optax would"
+            )
+
+
 def _leaves(layout: Layout, record: _Record, field: str, caller: str) -> list[Any]:
     """A field's arrays, leaf by leaf; `optax.MaskedNode()` where there is none."""
+    return [
+        np.concatenate([np.asarray(part) for part in x]) if isinstance(x, list) and x else x
+        for x in _flat(layout, record, field, caller)
+    ]
+
+
+def _shaped(array: Any, old: Any) -> Any:
+    """An array in the dtype and place of the one it replaces, or in as many parts."""
+    if not isinstance(old, list):
+        return _like(array, old)
+    cuts = np.cumsum([len(part) for part in old])[:-1]
+    return [_like(part, was) for part, was in zip(np.split(np.asarray(array), cuts), old, strict=True)]
+
+
+def _flat(layout: Layout, record: _Record, field: str, caller: str) -> list[Any]:
     tree = getattr(record.state, field)
     try:
         return layout.treedef.flatten_up_to(tree)

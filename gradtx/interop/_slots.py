@@ -20,6 +20,7 @@ from gradtx._core.start import where_stages_act
 from gradtx.interop._raw import WEIGHT, Weights, conversion_of, weight_arrays
 
 Raws = dict[tuple[int, int], dict[str, Any]]  # {(stage, leaf): {name: float64 array}}
+Once = dict[int, dict[str, Any]]  # {stage: {name: float64 scalar}}
 
 
 class Layout(NamedTuple):
@@ -68,8 +69,8 @@ def layout_of(tx: Any, params: Any, caller: str) -> Layout:
     return Layout(stages, columns, trees.leaf_paths(params), leaves, treedef)
 
 
-def assemble(tx: Any, params: Any, layout: Layout, count: int, raws: Raws) -> State:
-    """The state of `tx` after `count` steps in which the raw arrays are these."""
+def assemble(tx: Any, params: Any, layout: Layout, count: int, raws: Raws, once: Once | None = None) -> State:
+    """The state of `tx` after `count` steps in which the raw arrays, and the raw numbers of stages, are these."""
     fresh = tx.init(params)
     template = plain_state(tx, fresh)
     entries = []
@@ -78,7 +79,8 @@ def assemble(tx: Any, params: Any, layout: Layout, count: int, raws: Raws) -> St
             entries.append(entry)
             continue
         conversion = conversion_of(stage)
-        weights = conversion.weights(stage, count, None)
+        numbers = (once or {}).get(i, {})
+        weights = conversion.weights(stage, count, numbers)
         slots = {slot.name: layout.treedef.flatten_up_to(entry[slot.name]) for slot in leaf_slots(stage)}
         for n, column in enumerate(layout.columns):
             if i not in column:
@@ -90,12 +92,16 @@ def assemble(tx: Any, params: Any, layout: Layout, count: int, raws: Raws) -> St
         new = {name: jax.tree.unflatten(layout.treedef, arrays) for name, arrays in slots.items()}
         if WEIGHT in entry:
             new[WEIGHT] = _like(weight_arrays(weights, entry[WEIGHT].dtype), entry[WEIGHT])
+        if conversion.once:
+            with jax.enable_x64(True):
+                made = conversion.store_once({k: _wide(x) for k, x in numbers.items()}, weights) if numbers else {}
+                new.update({name: _like(made.get(name, entry[name]), entry[name]) for name in _scalars(stage)})
         entries.append(new)
     return coded_state(tx, State(_like(np.asarray(count, np.int32), template.count), tuple(entries)), fresh)
 
 
-def raw_arrays(tx: Any, state: State, layout: Layout, caller: str) -> tuple[int, Raws]:
-    """The step count of a state, and its raw arrays."""
+def raw_arrays(tx: Any, state: State, layout: Layout, caller: str) -> tuple[int, Raws, Once]:
+    """The step count of a state, its raw arrays, and the raw numbers of stages."""
     if not isinstance(state, State) or len(state.stages) != len(layout.stages):
         raise ValueError(
             f"{caller}: expected the state of a chain with {len(layout.stages)} stages, got {state!r:.200}"
@@ -103,18 +109,27 @@ def raw_arrays(tx: Any, state: State, layout: Layout, caller: str) -> tuple[int,
     state = plain_state(tx, state)
     count = int(state.count)
     raws: Raws = {}
+    once: Once = {}
     for i, (stage, entry) in enumerate(zip(layout.stages, state.stages, strict=True)):
         if not isinstance(entry, dict):
             continue
         conversion = conversion_of(stage)
-        weights = conversion.weights(stage, count, entry.get(WEIGHT))
+        numbers = {name: entry[name] for name in _scalars(stage)}
+        weights = conversion.weights(stage, count, numbers)
+        if conversion.once:
+            with jax.enable_x64(True):
+                once[i] = conversion.load_once({k: _wide(x) for k, x in numbers.items()}, weights)
         slots = {slot.name: layout.treedef.flatten_up_to(entry[slot.name]) for slot in leaf_slots(stage)}
         for n, column in enumerate(layout.columns):
             if i in column:
                 with jax.enable_x64(True):
                     kept = {name: _wide(arrays[n]) for name, arrays in slots.items()}
                     raws[i, n] = conversion.load(kept, _sized(weights, layout, n))
-    return count, raws
+    return count, raws, once
+
+
+def _scalars(stage: Stage) -> list[str]:
+    return [slot.name for slot in stage.slots() if slot.role == "scalar"]
 
 
 def _sized(weights: Weights, layout: Layout, n: int) -> Weights:

@@ -21,9 +21,10 @@ from gradtx._primitives.rectification import ema_second_moment_of_length
 from gradtx._primitives.resilient import scale_by_rprop
 from gradtx._primitives.running_max import running_max
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
+from gradtx.interop._nadam import scheduled_nesterov
 from gradtx.interop._names import Axes, Names, correspondence, turned
-from gradtx.interop._raw import decay_of
-from gradtx.interop._slots import Layout, Raws, agreed_count, assemble, layout_of, raw_arrays
+from gradtx.interop._raw import conversion_of, decay_of
+from gradtx.interop._slots import Layout, Once, Raws, agreed_count, assemble, layout_of, raw_arrays
 from gradtx.interop._torch_chains import identify
 
 _ADAM = {
@@ -36,6 +37,11 @@ KEYS: dict[str, dict[Any, str]] = {
     "Adam": _ADAM,
     "AdamW": _ADAM,
     "Adamax": {(ema_first_moment, "mu"): "exp_avg", (scale_by_infinity_norm, "nu"): "exp_inf"},
+    "NAdam": {
+        (ema_first_moment, "mu"): "exp_avg",
+        (scheduled_nesterov, "mu_product"): "mu_product",
+        (ema_second_moment, "nu"): "exp_avg_sq",
+    },
     "RAdam": {(ema_first_moment, "mu"): "exp_avg", (ema_second_moment_of_length, "nu"): "exp_avg_sq"},
     "SGD": {(trace, "trace"): "momentum_buffer"},
     "RMSprop": {
@@ -98,6 +104,7 @@ def from_torch(
     given = {} if steps or kind == "SGD" else {"an optimizer that has made no step": 0}
     done = agreed_count(steps or given, count, caller, f"{kind} of PyTorch keeps no step count")
     raws: Raws = {}
+    once: Once = {}
     for n, i in enumerate(corr.ids):
         entry = {k: x for k, x in found.get(i, {}).items() if k != "step"}
         places = _places(layout, kind, n, caller)
@@ -110,18 +117,20 @@ def from_torch(
             raise ValueError(f"{caller}: leaf {layout.paths[n]}: no step was made, but there is {sorted(entry)}")
         _check_numbers(layout, kind, group_of[i], n, caller)
         for (stage, name), key in places.items():
-            if done:
-                array = turned(corr, layout, n, _numpy(entry[key]), key, caller)
-                factor = _factor(layout, kind, stage, group_of[i], caller)
-                array = array if factor == 1.0 else array.astype(np.result_type(array, np.float64)) * factor
-            else:
+            if not done:
                 if kind == "SGD" and _dampening(group_of[i]):
                     raise ValueError(
                         f"{caller}: PyTorch's SGD does not dampen its first gradient, and a chain does: make one step there"
                     )
-                array = np.zeros(np.shape(layout.leaves[n]))
-            raws.setdefault((stage, n), {})[name] = array
-    return tx.init(params) if not done else assemble(tx, params, layout, done, raws)
+                continue
+            mine = raws.setdefault((stage, n), {})
+            if name in conversion_of(layout.stages[stage]).once:
+                once.setdefault(stage, {})[name] = _numpy(entry[key])
+                continue
+            array = turned(corr, layout, n, _numpy(entry[key]), key, caller)
+            factor = _factor(layout, kind, stage, group_of[i], caller)
+            mine[name] = array if factor == 1.0 else array.astype(np.result_type(array, np.float64)) * factor
+    return tx.init(params) if not done else assemble(tx, params, layout, done, raws, once)
 
 
 def to_torch(
@@ -153,7 +162,7 @@ def to_torch(
     kind, groups = identify(like, kind, caller)
     corr = correspondence(layout.paths, groups, names, axes, layout.leaves, caller)
     group_of = {i: group for group in groups for i in group["params"]}
-    count, raws = raw_arrays(tx, state, layout, caller)
+    count, raws, once = raw_arrays(tx, state, layout, caller)
     kept: dict[int, dict[str, Any]] = {}
     for n, i in enumerate(corr.ids):
         places, group = _places(layout, kind, n, caller), group_of[i]
@@ -167,9 +176,12 @@ def to_torch(
             continue
         entry = kept[i] = {} if kind == "SGD" else {"step": torch.tensor(float(count))}
         for (stage, name), key in places.items():
+            narrow = dtypes.compute_dtype(np.dtype(layout.leaves[n].dtype))
+            if name in once.get(stage, {}):
+                entry[key] = torch.tensor(float(once[stage][name]))
+                continue
             array = np.asarray(raws[stage, n][name]) / _factor(layout, kind, stage, group, caller)
             array = corr.reshapes[n].to_torch(array)
-            narrow = dtypes.compute_dtype(np.dtype(layout.leaves[n].dtype))
             entry[key] = torch.from_numpy(np.array(array, narrow, order="C"))
     source = like if isinstance(like, dict) else like.state_dict()
     return {"state": dict(sorted(kept.items())), "param_groups": copy.deepcopy(source["param_groups"])}
@@ -217,6 +229,9 @@ def _check_numbers(layout: Layout, kind: str, group: dict[str, Any], n: int, cal
     theirs: dict[Any, Any] = {}
     if kind in ("Adam", "AdamW"):
         theirs = {ema_first_moment: group["betas"][0], ema_second_moment: group["betas"][1]}
+    elif kind == "NAdam":
+        b1, b2 = group["betas"]
+        theirs = {ema_first_moment: b1, scheduled_nesterov: b1, ema_second_moment: b2}
     elif kind in ("Adamax", "RAdam"):
         second = scale_by_infinity_norm if kind == "Adamax" else ema_second_moment_of_length
         theirs = {ema_first_moment: group["betas"][0], second: group["betas"][1]}

@@ -24,6 +24,7 @@ from gradtx._primitives.resilient import scale_by_rprop
 from gradtx._primitives.running_max import running_max
 from gradtx._primitives.scaling import scale, scale_by_learning_rate, scale_by_rms
 from gradtx._primitives.weight_decay import add_decayed_weights, decoupled_weight_decay
+from gradtx.interop._nadam import scheduled_nesterov
 
 Group = dict[str, Any]
 
@@ -97,6 +98,21 @@ def _radam(g: Group) -> list[Any]:
     ]
 
 
+def _nadam(g: Group) -> list[Any]:
+    b1, b2 = (_f(b) for b in g["betas"])
+    decay, decoupled = _f(g["weight_decay"]), g.get("decoupled_weight_decay", False)
+    return [
+        *([add_decayed_weights(decay)] if decay and not decoupled else []),
+        ema_first_moment(b1),
+        scheduled_nesterov(b1, _f(g["momentum_decay"])),
+        ema_second_moment(b2),
+        bias_correction(),
+        scale_by_rms(_f(g["eps"])),
+        *([decoupled_weight_decay(decay)] if decay and decoupled else []),
+        scale_by_learning_rate(_f(g["lr"])),
+    ]
+
+
 def _sgd(g: Group) -> list[Any]:
     momentum, dampening = _f(g["momentum"]), _f(g["dampening"])
     return [
@@ -154,6 +170,7 @@ CHAINS = {
     "Adam": _adam,
     "AdamW": _adam,
     "Adamax": _adamax,
+    "NAdam": _nadam,
     "RAdam": _radam,
     "SGD": _sgd,
     "RMSprop": _rmsprop,
@@ -171,7 +188,7 @@ def transform_from_torch(source: Any, *, names: Any = None, kind: str | None = N
     `tx.replace(learning_rate=schedule)`. Flags of speed (`foreach`, `fused`, `capturable`) mean nothing here.
 
     Args:
-        source: an optimizer (`Adam`, `AdamW`, `Adamax`, `RAdam`, `SGD`, `RMSprop`, `Adagrad`, `Adadelta`, `Rprop`), or its
+        source: an optimizer (`Adam`, `AdamW`, `Adamax`, `NAdam`, `RAdam`, `SGD`, `RMSprop`, `Adagrad`, `Adadelta`, `Rprop`), or its
             state dict.
         names: which leaf is which parameter, as for `from_torch`; needed where parameter groups differ.
         kind: the optimizer's class, if a state dict of an old PyTorch cannot tell Adam from AdamW.
@@ -235,7 +252,9 @@ def identify(source: Any, kind: str | None, caller: str) -> tuple[str, list[Grou
         if "decoupled_weight_decay" not in groups[0] and any(_f(g["weight_decay"]) for g in groups):
             raise ValueError(f"{caller}: this state dict does not say whether it is Adam's or AdamW's: kind='AdamW'")
         kind = "Adam"
-    if kind is None and "betas" in groups[0] and "momentum_decay" not in groups[0]:  # that is NAdam
+    if kind is None and "momentum_decay" in groups[0]:
+        kind = "NAdam"
+    if kind is None and "betas" in groups[0]:
         largest = any("exp_inf" in entry for entry in source["state"].values())
         kind = "Adamax" if largest else "RAdam" if "decoupled_weight_decay" in groups[0] else None
     if kind not in CHAINS:

@@ -38,6 +38,10 @@ class factored(Codec):
 
     min_dim_size: int = 128
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_counts("min_dim_size")
+
     def parts(self, slots: tuple[Slot, ...]) -> dict[str, Slot]:
         (slot,) = slots
         if not slot.real:

@@ -21,6 +21,14 @@ class _Float(Codec):
     randomized: ClassVar[bool] = True
     stochastic: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.stochastic, bool):
+            raise TypeError(
+                f"{type(self).__name__}(stochastic=...): expected True or False, got {self.stochastic!r} of type "
+                f"{type(self.stochastic).__name__}"
+            )
+
     def parts(self, slots: tuple[Slot, ...]) -> dict[str, Slot]:
         (slot,) = slots
         return {"value": in_place_of(slot, self._dtype)}
