@@ -21,7 +21,7 @@ from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
 from gradtx._primitives.decompositions import anywhere, eigenvectors, orthonormalized
-from gradtx._primitives.matrices import adjoint, dimension_numbers, largest, placed_like, product
+from gradtx._primitives.matrices import adjoint, dimension_numbers, factor_like, largest, placed_like, product
 from gradtx._primitives.sides import Sides, sides_of
 from gradtx._primitives.weight_decay import mask_leaves
 
@@ -159,7 +159,7 @@ class to_eigenbasis(Leafwise):
                 y = sides.unfolded(x, i)
                 new[f"{name}_basis"] = _renewed(s.renewal, slots[name], slots[f"{name}_basis"])
                 new[name] = towards(slots[name], product(y, adjoint(y)), s.rate)
-        return {name: placed_like(x, slots[name]) for name, x in new.items()}
+        return {name: factor_like(x, slots[name]) for name, x in new.items()}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         signal = signal.capture()

@@ -16,7 +16,16 @@ from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.decompositions import anywhere, solve_adjoint
-from gradtx._primitives.matrices import Layout, adjoint, dimension_numbers, largest, placed_like, product, transpose
+from gradtx._primitives.matrices import (
+    Layout,
+    adjoint,
+    dimension_numbers,
+    factor_like,
+    largest,
+    placed_like,
+    product,
+    transpose,
+)
 
 Array = jax.Array
 Slots = dict[str, Array]
@@ -134,7 +143,7 @@ class scale_by_kron(Leafwise):
             return {name: jnp.where(due, new[name], q) for name, q in old.items()}
 
         new = jax.lax.cond(anywhere(due), learn, lambda old: old, old)
-        return {name: placed_like(q, slots[name]) for name, q in new.items()}
+        return {name: factor_like(q, slots[name]) for name, q in new.items()}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         signal = signal.capture()

@@ -178,6 +178,19 @@ def placed_like(x: Array, reference: Array) -> Array:
     return jnp.where(jnp.zeros(x.shape, bool), reference.astype(x.dtype), x)
 
 
+def factor_like(x: Array, reference: Array) -> Array:
+    """A factor with the sharding of the one it replaces.
+
+    Without `shard_alike` a factor is whole on every device, as it starts: the compiler would split it as the sides of the
+    gradient are, and no operand that is whole could keep it from that.
+    """
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    if shard_alike is not None or mesh is None or mesh.empty or set(mesh.axis_types) != {jax.sharding.AxisType.Auto}:
+        return placed_like(x, reference)
+    return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def largest(x: Array) -> Array:
     """The largest absolute value in each matrix, `[..., 1, 1]`; 0 for an empty one."""
     return jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0)
