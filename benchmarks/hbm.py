@@ -39,39 +39,12 @@ import optax
 from jax.experimental import topologies
 
 import gradtx
-from benchmarks import common, hlo
+from benchmarks import common
+from gradtx._rehearsal import gpus, traffic
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5p": "v5p:2x2x1", "cuda": "1x1x1"}
 SHAPE = (16384, 8192)
 MAX_TEMP = 1 << 20  # bytes; a temporary like the leaf would be half a gigabyte
-
-# The public figures of an H100 SXM (CUDA programming guide, compute capability 9.0; the product's data sheet).
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84942979072
-  cuda_compute_capability { major: 9 minor: 0 }
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 patch: 0 }
-runtime_version { major: 12 minor: 9 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 
 
 class Case(NamedTuple):
@@ -193,8 +166,7 @@ def device_of(target: str) -> Any:
     """A device to compile for, which need not exist."""
     name = TOPOLOGIES[target]
     if target == "cuda":
-        config = {"topology": name, "target_config": H100}
-        return topologies.get_topology_desc(platform="cuda", topology_name="", **config).devices[0]
+        return gpus.devices("h100", 1, 1)[0]
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
 
 
@@ -231,7 +203,7 @@ def measure(case: Case, library: str, target: str, device: Any) -> Program:
         case.name,
         library,
         case.ideal,
-        hlo.hbm_bytes(compiled.as_text()) / size,
+        traffic.hbm_bytes(compiled.as_text()) / size,
         compiled.memory_analysis().temp_size_in_bytes,
         costs["flops"] / size if "flops" in costs else None,
         seconds,

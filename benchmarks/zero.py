@@ -55,6 +55,7 @@ CASES = [
     Case("shard_state, 4 micro-batches", zero(gradtx.accumulate_gradients(ADAMW, 4))),
     Case("whole state, matrices in 2 parts", whole(ADAMW), model=2),
     Case("shard_state, matrices in 2 parts", zero(ADAMW), model=2),
+    Case("shard_state, offload_state", lambda mesh, p: gradtx.offload_state(gradtx.shard_state(ADAMW, mesh, params=p))),
     Case("Muon, whole state", whole(gradtx.muon(1e-3))),
     Case("Muon, shard_state", zero(gradtx.muon(1e-3))),
     Case("SOAP, whole state", whole(gradtx.soap(1e-3))),
@@ -72,6 +73,7 @@ class Program(NamedTuple):
     argument_bytes: int
     temp_bytes: int
     peak_bytes: int
+    host_bytes: int  # to and from the host's memory
     counts: dict[str, int]
     sent_bytes: float
     gathered: dict[str, int]  # how often an array of each shape is gathered
@@ -151,6 +153,7 @@ def measure(case: Case, topology: str, layers: int, width: int) -> Program:
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.peak_memory_in_bytes,
+        memory.host_argument_size_in_bytes + memory.host_output_size_in_bytes,
         {kind: n for kind in KINDS if (n := sum(c.times for c in found if c.kind == kind))},
         sum(c.sent for c in found),
         gathered,
@@ -179,14 +182,18 @@ def main() -> None:
                 program.argument_bytes,
                 program.temp_bytes,
                 program.peak_bytes,
+                program.host_bytes,
                 program.sent_bytes,
             ]
             counts = ", ".join(f"{n} {kind}" for kind, n in program.counts.items())
-            rows.append([case.name, *(f"{size / MIB:.1f}" for size in [*sizes, program.sent_bytes]), counts])
+            rows.append([case.name, *(f"{size / MIB:.1f}" for size in sizes), counts])
         if not args.json:
             matrices = f"{args.layers} matrices of {args.width} x {2 * args.width}"
             print(f"{topology}, {matrices}; MiB on each device; {common.machine()}\n")
-            print(common.table(["", "state", "arguments", "temporary", "peak", "sent", "collectives"], rows) + "\n")
+            print(
+                common.table(["", "state", "arguments", "temporary", "peak", "host", "sent", "collectives"], rows)
+                + "\n"
+            )
 
 
 if __name__ == "__main__":

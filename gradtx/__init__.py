@@ -219,6 +219,7 @@ from gradtx._primitives.yogi import additive_second_moment as additive_second_mo
 from gradtx._rehearsal.rehearse import rehearse as rehearse
 from gradtx._rehearsal.report import Rehearsal as Rehearsal
 from gradtx._rehearsal.targets import topology_mesh as topology_mesh
+from gradtx._restoring import restore_run as restore_run
 
 # Rounding of 16-bit parameters
 from gradtx._rounding.compensated import compensated as compensated
@@ -243,6 +244,8 @@ from gradtx._wrappers.curvature import divide_by_curvature as divide_by_curvatur
 from gradtx._wrappers.loss_scaling import LossScaleState as LossScaleState
 from gradtx._wrappers.loss_scaling import dynamic_loss_scale as dynamic_loss_scale
 from gradtx._wrappers.loss_scaling import loss_scale as loss_scale
+from gradtx._wrappers.offloading import OffloadState as OffloadState
+from gradtx._wrappers.offloading import offload_state as offload_state
 from gradtx._wrappers.restarts import RestartState as RestartState
 from gradtx._wrappers.restarts import restart_every as restart_every
 from gradtx._wrappers.sharding import ShardState as ShardState

@@ -88,15 +88,34 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
     Raises:
         TypeError: `tx` is not a gradtx transformation (wrap Optax's: `gradtx.chain(tx)`), or a function among the keywords
             has no hash, or one is neither a function, a string, nor a tree of arrays and numbers.
+        ValueError: parameters, state and gradients lie on different devices; nothing was used up.
     """
     if not isinstance(tx, Transform):
         raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
     tx = tx._placed_at(params)
     static, arrays = split_keywords(extra, "step")
-    if not donate:
-        return _keeping_step(static, tx, params, state, grads, arrays)
-    params, state = _unshared((params, state), kept=(grads, arrays))
-    return _donating_step(static, tx, params, state, grads, arrays)
+    compiled = _keeping_step
+    if donate:
+        params, state = _unshared((params, state), kept=(grads, arrays))
+        compiled = _donating_step
+    try:
+        return compiled(static, tx, params, state, grads, arrays)
+    except ValueError as error:
+        if "incompatible devices" in str(error):
+            raise ValueError(_elsewhere(params, state, grads)) from error
+        raise
+
+
+def _elsewhere(params: Any, state: Any, grads: Any) -> str:
+    """What lies where, for arrays that one program cannot take together."""
+    told = []
+    for name, tree in (("the parameters", params), ("the state", state), ("the gradients", grads)):
+        places = {x.sharding: None for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)}
+        told.append(f"{name} on {', '.join(dict.fromkeys(str(getattr(s, 'mesh', s)) for s in places)) or 'nothing'}")
+    return (
+        f"step: expected arrays on one mesh, got {'; '.join(told)}. Nothing was changed. To move a state to the parameters: "
+        "jax.device_put(state, gradtx.state_shardings(tx, params))"
+    )
 
 
 def _unshared(donated: Any, kept: Any) -> Any:
@@ -110,11 +129,11 @@ def _unshared(donated: Any, kept: Any) -> Any:
     return jax.tree.unflatten(treedef, leaves)
 
 
-def _step(
+def gradtx_step(  # the name by which profiles and rehearsals know this part of a program
     static: tuple[tuple[str, Any], ...], tx: Transform, params: Any, state: Any, grads: Any, extra: dict[str, Any]
 ) -> tuple[Any, Any]:
     return tx._step(apply_updates, params, state, grads, {**dict(static), **extra})
 
 
-_keeping_step = functools.partial(jax.jit, static_argnums=0)(_step)
-_donating_step = functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))(_step)
+_keeping_step = functools.partial(jax.jit, static_argnums=0)(gradtx_step)
+_donating_step = functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))(gradtx_step)

@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec, SingleDevic
 from gradtx._core import trees
 from gradtx._sharding import full_spec
 
+MIN_SIZE = 1 << 14  # elements; smaller arrays are not worth a collective or a transfer of their own
 TILE = (8, 128)  # of a TPU's memory: shorter last axes are padded to it
 
 

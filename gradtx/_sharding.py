@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def abstract_state(tx: Any, params: Any) -> Any:
     home = _common(places, params)
     if not isinstance(home, (Mesh, AbstractMesh)):
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-        return _on_one_device(jax.eval_shape(tx.init, jax.tree.unflatten(treedef, shapes)), home)
+        return _on_one_device(_traced(tx, jax.tree.unflatten(treedef, shapes)), home)
     typed = AbstractMesh(home.axis_sizes, home.axis_names, axis_types=(AxisType.Explicit,) * len(home.axis_names))
     shapes = [
         jax.ShapeDtypeStruct(
@@ -62,8 +63,8 @@ def abstract_state(tx: Any, params: Any) -> Any:
         for leaf, place in zip(leaves, places, strict=True)
     ]
     with jax.sharding.use_abstract_mesh(typed):
-        state = jax.eval_shape(tx.init, jax.tree.unflatten(treedef, shapes))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on(home, x)), state)
+        state = _traced(tx, jax.tree.unflatten(treedef, shapes))
+    return _placed(state, lambda x: _on(home, x))
 
 
 def is_explicit(mesh: Any) -> bool:
@@ -83,8 +84,62 @@ def words_of(mesh: Any, axes: tuple[Any, ...]) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
+def in_host_memory(sharding: Any) -> bool:
+    """Whether arrays with this sharding lie in the memory of the host."""
+    return getattr(sharding, "memory_kind", None) == "pinned_host"
+
+
+def to_host_memory(sharding: Any) -> Any:
+    """The same place in the memory of the host.
+
+    Devices that are described only, as a GPU to compile for, may know no memories; then it is over their abstract mesh.
+    """
+    there = sharding.with_memory_kind("pinned_host")
+    if in_host_memory(there) or not isinstance(sharding, NamedSharding):
+        return there
+    return NamedSharding(sharding.mesh.abstract_mesh, sharding.spec, memory_kind="pinned_host")
+
+
+def in_memory(x: Any, space: Any) -> Any:
+    """An array, concrete, abstract or traced, in the memory of the device or of its host, and where it was in it.
+
+    Args:
+        x: the array.
+        space: `jax.memory.Space.Device` or `.Host`.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return x if jax.typeof(x).memory_space == space else jax.device_put(x, space)
+    away = space == jax.memory.Space.Host
+    if in_host_memory(x.sharding) == away:
+        return x
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return jax.device_put(x, space)
+    if x.sharding is None:
+        return x
+    place = to_host_memory(x.sharding) if away else x.sharding.with_memory_kind("device")
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+
+def _traced(tx: Any, shapes: Any) -> Any:
+    """The state as the types of its arrays, `jax.core.ShapedArray`s, which know the memory they lie in."""
+    jaxpr, state = jax.make_jaxpr(tx.init, return_shape=True)(shapes)
+    return jax.tree.unflatten(jax.tree.structure(state), jaxpr.out_avals)
+
+
+def _placed(state: Any, place: Callable[[Any], Any]) -> Any:
+    """Types of arrays as shapes with shardings."""
+
+    def one(x: Any) -> jax.ShapeDtypeStruct:
+        sharding = place(x)
+        if x.memory_space == jax.memory.Space.Host:
+            sharding = to_host_memory(sharding)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(one, state)
+
+
 def _on(mesh: Any, x: Any) -> NamedSharding:
-    spec = PartitionSpec() if x.sharding is None else x.sharding.spec
+    spec = PartitionSpec() if x.sharding.mesh.empty else x.sharding.spec
     return NamedSharding(mesh, words_of(mesh, full_spec(spec, x.ndim)))
 
 
@@ -129,4 +184,4 @@ def _common(places: list[Any], tree: Any) -> Any:
 
 def _on_one_device(state: Any, device: SingleDeviceSharding | None) -> Any:
     sharding = SingleDeviceSharding(jax.devices()[0]) if device is None else device
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
+    return _placed(state, lambda x: sharding)

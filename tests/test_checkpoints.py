@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,3 +236,59 @@ def test_a_manifest_says_what_arrays_do_not():
         gradtx.check_state(old, PARAMS, {**saved(old), "format": 2})
     with pytest.raises(TypeError, match="state_manifest: expected a gradtx transformation"):
         gradtx.state_manifest(optax.adam(1e-3), PARAMS)
+
+
+# ---- damaged, or another model's ----
+
+
+def restore_with(checkpointer: Any, path: pathlib.Path) -> Any:
+    return lambda like: checkpointer.restore(path, like)
+
+
+def test_a_damaged_checkpoint_is_named_and_nothing_is_misread(tmp_path):
+    """Each file in turn cut in half, then gone: the same numbers, or an error that says to go on from an older one."""
+    params = jax.tree.map(jnp.asarray, {"w": np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)})
+    state = ADAMW.init(params)
+    damaged = 0
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", {"params": params, "state": state})
+        checkpointer.wait_until_finished()
+        got = gradtx.restore_run(restore_with(checkpointer, tmp_path / "run"), ADAMW, params)
+        assert jax.tree.structure(got) == jax.tree.structure((params, state))
+        files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+        data = sorted(files, key=lambda p: p.stat().st_size)[-2:]  # the arrays, and what orbax says of them
+        for i, file in enumerate(data):
+            for j, cut in enumerate((lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]), os.unlink)):
+                copy = tmp_path / f"{i}{j}"
+                shutil.copytree(tmp_path / "run", copy)
+                cut(copy / file.relative_to(tmp_path / "run"))
+                with pytest.raises(ValueError, match="the checkpoint cannot be read: .* older one.*all_steps"):
+                    gradtx.restore_run(restore_with(checkpointer, copy), ADAMW, params)
+                damaged += 1
+    assert damaged == 4
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves((params, state))):
+        np.testing.assert_array_equal(a, b)
+        assert not b.is_deleted()
+
+
+def test_a_checkpoint_of_another_model(tmp_path):
+    """With what was saved beside it, the difference in words; without, at the first array that differs."""
+    state = ADAMW.init(PARAMS)
+    manifest = gradtx.state_manifest(ADAMW, PARAMS)
+    other = {"w": jnp.ones((5, 4)), "b": jnp.ones(4)}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", {"params": PARAMS, "state": state})
+        checkpointer.wait_until_finished()
+        read = restore_with(checkpointer, tmp_path / "run")
+        with pytest.raises(
+            ValueError, match=r"other: stages/0/mu/w .* is float32\[3, 4\] in the state, and float32\[5"
+        ):
+            gradtx.restore_run(read, ADAMW, other, saved=manifest)
+        with pytest.raises(ValueError, match=r"the checkpoint cannot be read: .*shape.*another model's"):
+            gradtx.restore_run(read, ADAMW, other)
+    with pytest.raises(
+        ValueError, match=r"another model's: params/w is float32\[3, 4\] in it, and float32\[5, 4\] now"
+    ):
+        gradtx.restore_run(lambda like: {"params": PARAMS, "state": state}, ADAMW, other)
+    with pytest.raises(ValueError, match=r"expected read\(like\) to return a tree like the one it is given"):
+        gradtx.restore_run(lambda like: state, ADAMW, other)

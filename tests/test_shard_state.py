@@ -190,6 +190,21 @@ def test_each_device_holds_its_part():
     assert held == 2 * 4 * (256 * 512 // 8 + 512) + 4
     assert f"state: {held:,} bytes a device of {2 * 4 * (256 * 512 + 512) + 4:,} over 'data'" in tx.table(params)
     assert "not split: fewer than min_size elements" in tx.table(params)
+    plan = gradtx.memory_plan(tx, params)
+    assert plan.device_bytes == held
+    assert plan.whole == (
+        ("stages/0/mu/b", "float32[512]", 2048),
+        ("stages/1/nu/b", "float32[512]", 2048),
+        ("count", "int32[]", 4),
+    )
+    assert "whole on every device: 4,100 bytes: stages/0/mu/b float32[512], stages/1/nu/b" in str(plan)
+    odd = {"odd": jax.ShapeDtypeStruct((9973, 1001), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))}
+    assert gradtx.memory_plan(tx, {**odd, "w": params["w"]}).whole[0] == (
+        "stages/0/mu/odd",
+        "float32[9973, 1001]",
+        39931892,
+    )
+    assert "not split: no axis divides" in tx.table(odd)
     assert (
         len(
             {
@@ -290,6 +305,25 @@ def test_parameters_that_are_elsewhere():
     assert not any(x.is_deleted() for x in jax.tree.leaves((params, state)))
 
 
+def test_a_state_of_another_mesh():
+    """Said with what to do, and nothing is used up."""
+    one, other = mesh_of(sizes=(8,)), jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+    tx = gradtx.adam(1e-2)
+    params, state = placed(one, {}, 0), tx.init(placed(other, {}, 0))
+    for step in (gradtx.step, lambda *args: gradtx.step(*args, donate=False)):
+        with pytest.raises(
+            ValueError, match=r"parameters on Mesh\('data': 8.*state on Mesh\('data': 4.*Nothing was changed"
+        ):
+            step(tx, params, state, params)
+    assert not any(x.is_deleted() for x in jax.tree.leaves((params, state)))
+    moved = jax.device_put(state, gradtx.state_shardings(tx, params))
+    expected = gradtx.step(tx, params, tx.init(params), params, donate=False)
+    for got, want in zip(
+        jax.tree.leaves(gradtx.step(tx, params, moved, params, donate=False)), jax.tree.leaves(expected)
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
 def test_programs_for_a_tpu():
     """Each matrix's gradient is reduced and scattered, each parameter gathered once, and the rest is the recipe's."""
@@ -351,3 +385,16 @@ def test_it_is_described_on_two_axes():
     held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tx.init(params)))
     assert sum(row.device_bytes for row in plan.rows) == held
     assert "shard_state" in str(gradtx.describe(tx, params))
+
+
+def test_its_slots_are_read_and_set():
+    """Where they were: the split stays."""
+    mesh, inside = mesh_of(sizes=(8,)), gradtx.adamw(1e-2, storage="half")
+    tx = gradtx.shard_state(inside, mesh, min_size=8)
+    params, state = train(tx, mesh, {}, steps=1)
+    _, expected = train(inside, mesh, {}, steps=1)
+    for got, want in zip(jax.tree.leaves(gradtx.slots(tx, state)), jax.tree.leaves(gradtx.slots(inside, expected))):
+        np.testing.assert_array_equal(got, np.asarray(want))
+    reset = gradtx.map_slots(lambda x: 0 * x, tx, state, "mu")
+    assert_placed(params, reset, tx, mesh, {})
+    assert not any(x.any() for x in jax.tree.leaves(gradtx.get_slot(tx, reset, "mu")))

@@ -16,6 +16,7 @@ from gradtx._core.slots import State
 from gradtx._core.stages import Opaque, Stage, Wrapped
 from gradtx._core.trees import path_name
 from gradtx._inspect import walk
+from gradtx._sharding import in_memory
 
 
 class Holder(NamedTuple):
@@ -40,6 +41,9 @@ def edited(tx: Any, state: Any, edit: Edit, way: walk.Way = ()) -> Any:
 
     This and `holders` are the only places that know how a state is laid out and encoded.
     """
+    if getattr(tx, "transparent", False):
+        near = jax.tree.map(lambda x: in_memory(x, jax.memory.Space.Device), state)
+        return jax.tree.map(_put_back, edited(tx.tx, near, edit, (*way, ("transforms", 0))), state)
     if not isinstance(tx, Stage):
         own = {name: getattr(state, name) for name in state._fields if name not in tx.held}
         new = edit(Holder(way, getattr(tx, "built_by", type(tx).__name__), own))
@@ -63,6 +67,14 @@ def edited(tx: Any, state: Any, edit: Edit, way: walk.Way = ()) -> Any:
             entries.append(entry)
     new = State(plain.count, tuple(entries))
     return new if plain is state else coded_state(tx, new, state)
+
+
+def _put_back(new: Any, old: Any) -> Any:
+    """An edited array where the old one was: on a mesh, in the host's memory."""
+    if isinstance(new, jax.core.Tracer) or isinstance(old, jax.core.Tracer):
+        return in_memory(new, jax.typeof(old).memory_space)
+    same = isinstance(new, jax.Array) and new.shape == old.shape and new.sharding != old.sharding
+    return jax.device_put(new, old.sharding) if same and old.committed else new
 
 
 def _label(position: walk.Position) -> str:

@@ -49,12 +49,15 @@ class MemoryPlan:
         parameter_bytes: what they take themselves.
         rows: the state by group and slot.
         presets: for each preset of `with_storage` the bytes of the state that it would give.
+        whole: where some of the state is split over devices, the arrays that are not: `(path, shape, bytes)`, the largest
+            first. Every device keeps and computes them.
     """
 
     parameters: int
     parameter_bytes: int
     rows: tuple[Kept, ...]
     presets: dict[str, int]
+    whole: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -92,12 +95,22 @@ class MemoryPlan:
             lines = [line[1:] for line in lines]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = sum(not any(ch.isdigit() for ch in line) for line in lines[1][:3])
-        return "\n".join(
+        table = [
             "  ".join(
                 x.ljust(w) if i < texts else x.rjust(w) for i, (x, w) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
-        )
+        ]
+        return "\n".join(table + self._left_whole())
+
+    def _left_whole(self, shown: int = 3) -> list[str]:
+        """What every device keeps, in a line."""
+        if not self.whole:
+            return []
+        largest = ", ".join(f"{path} {shape}" for path, shape, _ in self.whole[:shown])
+        more = f" and {len(self.whole) - shown} smaller ones" if len(self.whole) > shown else ""
+        size = sum(size for _, _, size in self.whole)
+        return [f"whole on every device: {size:,} bytes: {largest}{more}"]
 
     def _per(self, size: int) -> str:
         return f"{size / max(self.parameters, 1):.3f}"
@@ -145,7 +158,17 @@ def memory_plan(tx: Any, params: Any) -> MemoryPlan:
     )
     bare = without_storage(tx)
     presets = {name: _total(with_storage(bare, name), params) for name in PRESETS}
-    return MemoryPlan(sum(int(x.size) for x in leaves), sum(map(_bytes, leaves)), rows, presets)
+    return MemoryPlan(sum(int(x.size) for x in leaves), sum(map(_bytes, leaves)), rows, presets, _whole(state))
+
+
+def _whole(state: Any) -> tuple[tuple[str, str, int], ...]:
+    flat = jax.tree_util.tree_flatten_with_path(state)[0]
+    if all(_device_bytes(x) == _bytes(x) for _, x in flat):
+        return ()
+    found = [
+        (trees.path_name(p), f"{x.dtype}{list(x.shape)}", _bytes(x)) for p, x in flat if _device_bytes(x) == _bytes(x)
+    ]
+    return tuple(sorted((entry for entry in found if entry[2]), key=lambda entry: -entry[2]))
 
 
 def _total(tx: Any, params: Any) -> int:

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from gradtx._rehearsal import surprises
+from gradtx._rehearsal import surprises, traffic
 from gradtx._rehearsal.collectives import collectives
 from gradtx._rehearsal.report import Argument, Rehearsal
 from gradtx._rehearsal.targets import arranged, devices_of, memory_of, platform_of
+from gradtx._sharding import in_host_memory, to_host_memory
 
 
 def rehearse(step: Callable[..., Any], *args: Any, topology: str | None = None) -> Rehearsal:
@@ -31,15 +32,15 @@ def rehearse(step: Callable[..., Any], *args: Any, topology: str | None = None) 
         step: the step, jitted (with its donated arguments, shardings and static arguments) or not.
         *args: its arguments as trees of `jax.ShapeDtypeStruct`s, or arrays, with shardings over a mesh of the devices to
             compile for: `topology_mesh("v5p:4x4x4", {"data": 16, "model": 4})`.
-        topology: the machine, where the arguments do not say: `"v5e:2x4"`, `"v5p:4x4x4"`. Their shardings, if they have
-            some, may then be over any mesh with as many devices. A step that has a mesh of its own inside needs it made of
+        topology: the machine, where the arguments do not say: `"v5e:2x4"`, `"v5p:4x4x4"`, `"h100:8"`. Their shardings, if they
+            have some, may then be over any mesh with as many devices. A step that has a mesh of its own inside needs it made of
             these devices: build it with `topology_mesh`.
 
     Returns:
         A `Rehearsal`. Where the compiler refuses, as for a program that does not fit, its `error` says so.
 
     Raises:
-        ImportError: libtpu, the compiler, is not installed.
+        ImportError: the compiler is not installed: libtpu for TPUs, the CUDA plugin for GPUs; the message says how to.
         ValueError: there is no such topology, or the arguments' mesh has another number of devices.
 
     Example:
@@ -56,7 +57,12 @@ def rehearse(step: Callable[..., Any], *args: Any, topology: str | None = None) 
     jitted = step if hasattr(step, "trace") else jax.jit(step)
     names = _names(step, args)
     arguments = tuple(
-        Argument(name, sum(map(_bytes, leaves)), sum(map(_device_bytes, leaves)))
+        Argument(
+            name,
+            sum(map(_bytes, leaves)),
+            sum(map(_device_bytes, leaves)),
+            sum(_device_bytes(x) for x in leaves if in_host_memory(x.sharding)),
+        )
         for name, leaves in ((name, _arrays(arg)) for name, arg in zip(names, args, strict=True))
         if leaves
     )
@@ -71,9 +77,9 @@ def rehearse(step: Callable[..., Any], *args: Any, topology: str | None = None) 
         compiled = lowered.compile()
     except Exception as error:  # of jaxlib's own type, for what does not fit and for what cannot be compiled
         message = str(error).strip().split("\n\n")[0]
-        held = sum(map(_device_bytes, arrays))
+        held = sum(_device_bytes(x) for x in arrays if not in_host_memory(x.sharding))
         said = tuple(surprises.state_left_whole(args, sizes))
-        return about(held, 0, 0, 0, 0, (), said, time.perf_counter() - start, message)
+        return about(held, 0, 0, 0, 0, 0, 0, (), said, time.perf_counter() - start, message)
     seconds = time.perf_counter() - start
     memory, text = compiled.memory_analysis(), compiled.as_text()
     found = tuple(collectives(text))
@@ -93,6 +99,8 @@ def rehearse(step: Callable[..., Any], *args: Any, topology: str | None = None) 
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.peak_memory_in_bytes,
+        memory.host_argument_size_in_bytes + memory.host_output_size_in_bytes,
+        traffic.optimizer_bytes(text),
         found,
         tuple(lines),
         seconds,
@@ -107,6 +115,8 @@ def _placed(args: tuple[Any, ...], topology: str | None) -> tuple[list[Any], Mes
         sharding = getattr(x, "sharding", None)
         if isinstance(sharding, NamedSharding) and sharding.mesh not in meshes:
             meshes.append(sharding.mesh)
+    concrete = {m.abstract_mesh for m in meshes if isinstance(m, Mesh)}
+    meshes = [m for m in meshes if isinstance(m, Mesh) or m not in concrete]
     if len(meshes) > 1:
         raise ValueError(f"rehearse: expected all arguments on one mesh, got {' and '.join(map(str, meshes))}")
     mesh = meshes[0] if meshes else None
@@ -138,6 +148,8 @@ def _placed(args: tuple[Any, ...], topology: str | None) -> tuple[list[Any], Mes
         else:
             spec = sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
             where = NamedSharding(mesh, spec)
+        if in_host_memory(sharding):
+            where = to_host_memory(where)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where, weak_type=getattr(x, "weak_type", False))
 
     return devices, mesh, tuple(jax.tree.map(place, arg) for arg in args)

@@ -25,12 +25,14 @@ class Argument:
     Attributes:
         name: of the function's parameter.
         bytes: of all its arrays, once.
-        device_bytes: of them, on one device.
+        device_bytes: of them, of one device.
+        host_bytes: of these, what lies in host memory.
     """
 
     name: str
     bytes: int
     device_bytes: int
+    host_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Rehearsal:
         arguments: the step's arguments.
         argument_bytes, result_bytes, donated_bytes, temporary_bytes, peak_bytes: of one device, as the compiler says;
             `donated_bytes` of the results lie where arguments did. All but the first are 0 where `error` is set.
+        host_bytes: what crosses between a device and its host's memory in a step: arguments that lie there, and results.
+        optimizer_bytes: what gradtx's part of the step reads from and writes to a device's memory, without its collectives
+            and what stays on the chip.
         collectives: in the program's order.
         surprises: what a person planning this run would want to know, in words.
         seconds: that compiling took.
@@ -62,6 +67,8 @@ class Rehearsal:
     donated_bytes: int
     temporary_bytes: int
     peak_bytes: int
+    host_bytes: int
+    optimizer_bytes: float
     collectives: tuple[Collective, ...]
     surprises: tuple[str, ...]
     seconds: float
@@ -90,19 +97,23 @@ class Rehearsal:
 
     def _memory(self) -> str:
         rows: list[tuple[str, ...]] = [("on each device", "")]
-        rows += [
-            (f"  argument {a.name}", f"{show_bytes(a.device_bytes)} of {show_bytes(a.bytes)}") for a in self.arguments
-        ]
+        for a in self.arguments:
+            there = f", {show_bytes(a.host_bytes)} in host memory" if a.host_bytes else ""
+            rows.append((f"  argument {a.name}", f"{show_bytes(a.device_bytes)} of {show_bytes(a.bytes)}{there}"))
         if self.error is not None:
-            rows.append(("  all arguments", show_bytes(self.argument_bytes)))
+            rows.append(("  all arguments on the device", show_bytes(self.argument_bytes)))
             return f"{_columns(rows)}\n\nno program: {self.error}"
         share = "" if self.capacity is None else f", {self.peak_bytes / self.capacity:.0%} of its memory"
         rows += [
-            ("  all arguments", show_bytes(self.argument_bytes)),
+            ("  all arguments on the device", show_bytes(self.argument_bytes)),
             ("  results that are not donated arguments", show_bytes(self.result_bytes - self.donated_bytes)),
             ("  temporary", show_bytes(self.temporary_bytes)),
             ("  peak", show_bytes(self.peak_bytes) + share),
         ]
+        if self.optimizer_bytes:
+            rows.append(("  read and written by the optimizer", show_bytes(self.optimizer_bytes)))
+        if self.host_bytes:
+            rows.append(("  to and from host memory in a step", show_bytes(self.host_bytes)))
         return _columns(rows)
 
     def _moves(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, NamedSharding
 
 from gradtx._core import trees
 from gradtx._core.slots import State
@@ -97,8 +97,7 @@ def moved(arguments: list[Any], results: Any) -> Iterator[str]:
             other = [
                 (path, x.sharding, y.sharding)
                 for path, x, y in zip(trees.leaf_paths(argument), leaves, jax.tree.leaves(out), strict=True)
-                if getattr(x, "sharding", None) is not None
-                and not x.sharding.is_equivalent_to(y.sharding, len(x.shape))
+                if getattr(x, "sharding", None) is not None and not _same_place(x.sharding, y.sharding, len(x.shape))
             ]
             if other:
                 path, before, after = other[0]
@@ -108,6 +107,12 @@ def moved(arguments: list[Any], results: Any) -> Iterator[str]:
                     "with other memory and collectives"
                 )
             break
+
+
+def _same_place(before: Any, after: Any, ndim: int) -> bool:
+    if isinstance(before, NamedSharding) and isinstance(before.mesh, AbstractMesh):  # of devices that know no memories
+        before = NamedSharding(after.mesh, before.spec)
+    return bool(before.is_equivalent_to(after, ndim))
 
 
 def _spec(sharding: Any) -> str:

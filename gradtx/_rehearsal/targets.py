@@ -1,4 +1,4 @@
-"""Machines to compile for that need not exist: TPU slices by name."""
+"""Machines to compile for that need not exist: TPU slices and GPUs by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
+
+from gradtx._rehearsal import gpus
 
 # Read when libtpu loads: do not look for a TPU, nor for the lock file that keeps it to one process.
 _ENVIRONMENT = {
@@ -50,32 +52,42 @@ CHIPS = {
 
 
 def parse(topology: str) -> tuple[str, tuple[int, ...]]:
-    """The chip and the grid of a name such as `v5p:4x4x4`.
+    """The chip and the grid of a name such as `v5p:4x4x4`, or the GPU and how many of `h100:8`, in hosts of 8 `h100:4x8`.
 
     Raises:
         ValueError: it is no such name, or that chip has no such slices.
     """
-    match = re.fullmatch(r"(v\w+):(\d+(?:x\d+)*)", topology) if isinstance(topology, str) else None
-    if match is None or match[1] not in CHIPS:
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", topology) if isinstance(topology, str) else None
+    if match is None or match[1] not in {**CHIPS, **gpus.GPUS}:
         raise ValueError(
-            f"expected a topology such as 'v5e:2x4' or 'v5p:4x4x4', of one of {', '.join(CHIPS)}; got {topology!r}"
+            f"expected a topology such as 'v5e:2x4', 'v5p:4x4x4' or 'h100:8', of one of {', '.join([*CHIPS, *gpus.GPUS])}; "
+            f"got {topology!r}"
         )
-    chip, grid = CHIPS[match[1]], tuple(map(int, match[2].split("x")))
+    name, grid = match[1], tuple(map(int, match[2].split("x")))
+    if name in gpus.GPUS:
+        if len(grid) > 2 or not math.prod(grid):
+            raise ValueError(
+                f"topology {topology!r}: expected the number of GPUs, {name}:8, or hosts and GPUs in each, {name}:4x8"
+            )
+        return name, grid
+    chip = CHIPS[name]
     if len(grid) != chip.dimensions or not 0 < math.prod(grid) <= chip.largest:
         raise ValueError(
-            f"topology {topology!r}: expected {chip.dimensions} sizes, at most {chip.largest:,} chips in all, for {match[1]}"
+            f"topology {topology!r}: expected {chip.dimensions} sizes, at most {chip.largest:,} chips in all, for {name}"
         )
-    return match[1], grid
+    return name, grid
 
 
 def devices_of(topology: str) -> list[Any]:
-    """The devices of a TPU slice, to compile for.
+    """The devices of a TPU slice, or GPUs, to compile for.
 
     Raises:
-        ImportError: libtpu is not installed.
+        ImportError: the compiler is not installed: libtpu, or the CUDA plugin and NVIDIA's assembler.
         ValueError: there is no such slice.
     """
-    parse(topology)
+    name, grid = parse(topology)
+    if name in gpus.GPUS:
+        return list(gpus.devices(name, *((1, *grid) if len(grid) == 1 else grid)))
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError('compiling for a TPU needs its compiler: pip install libtpu, or "gradtx[rehearsal]"')
     return list(_devices(topology))
@@ -95,15 +107,16 @@ def _devices(topology: str) -> tuple[Any, ...]:
 
 
 def topology_mesh(topology: str, axes: dict[str, int] | None = None, *, explicit: bool = False) -> Mesh:
-    """A mesh over a TPU slice that need not be there, to compile programs for.
+    """A mesh over a TPU slice, or over GPUs, that need not be there, to compile programs for.
 
     Args:
-        topology: the slice: `"v5e:2x4"`, `"v5p:4x4x4"`, `"v6e:16x16"`, `"v4:2x2x4"`.
+        topology: the slice: `"v5e:2x4"`, `"v5p:4x4x4"`, `"v6e:16x16"`, `"v4:2x2x4"`; or a GPU and how many, `"h100:8"`, or
+            hosts and GPUs in each, `"h100:4x8"`; also `a100`, `h200`, `b200`.
         axes: the sizes of the mesh's axes, by name; their product is the number of devices. None is one axis, `"data"`.
         explicit: whether shardings over the axes are part of the arrays' types.
 
     Raises:
-        ImportError: libtpu is not installed.
+        ImportError: libtpu, or the CUDA plugin, is not installed; the message says what to install.
         ValueError: there is no such slice, or the sizes do not fit it.
     """
     devices = devices_of(topology)
@@ -127,12 +140,14 @@ def arranged(devices: list[Any], sizes: tuple[int, ...]) -> Any:
 
 
 def memory_of(device: Any) -> int | None:
-    """The bytes of HBM of a device, where its kind is known."""
+    """The bytes of memory of a device, where its kind is known."""
     kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
-    name = kinds.get(device.device_kind)
-    return CHIPS[name].memory if name else None
+    known: dict[str, int] = {kind: CHIPS[name].memory for kind, name in kinds.items()}
+    known |= {gpu.description: gpu.memory for gpu in gpus.GPUS.values()}
+    return known.get(device.device_kind)
 
 
 def platform_of(devices: list[Any]) -> str:
     """What programs for these devices are lowered for."""
-    return str(getattr(devices[0], "platform", jax.default_backend()))
+    platform = str(getattr(devices[0], "platform", jax.default_backend()))
+    return "cuda" if platform == "gpu" else platform

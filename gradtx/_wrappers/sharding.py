@@ -13,11 +13,10 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from gradtx._core import trees
 from gradtx._core.spec import fields_of
 from gradtx._core.transform import Wrapper
-from gradtx._placements import placements_of, split_spec
+from gradtx._placements import MIN_SIZE, placements_of, split_spec
 from gradtx._sharding import abstract_state, full_spec, is_explicit, words_of
+from gradtx._wrappers.offloading import OffloadState
 from gradtx._wrappers.wrapping import inside
-
-MIN_SIZE = 1 << 14
 
 
 class ShardState(Wrapper):
@@ -254,11 +253,13 @@ def shard_state(
 
     Raises:
         ValueError: the mesh has no such axis, or a parameter is on another mesh.
-        TypeError: `tx` is no transformation, or `mesh` no mesh.
+        TypeError: `tx` is no transformation, or `mesh` no mesh; or `tx` is an `offload_state`, which goes around this.
 
     Source:
         Rajbhandari et al., "ZeRO", arXiv:1910.02054, section 5.1; Xu et al., arXiv:2004.13336.
     """
+    if isinstance(tx, OffloadState):
+        raise TypeError("shard_state: offload_state belongs around it: offload_state(shard_state(tx, mesh))")
     if not isinstance(mesh, (Mesh, AbstractMesh)):
         raise TypeError(f"shard_state(mesh=...): expected a jax.sharding.Mesh, got {mesh!r}")
     axes = (axis,) if isinstance(axis, str) else tuple(axis)

@@ -25,6 +25,8 @@ FREE_CUSTOM_CALLS = ("ConcatBitcast", "AllocateBuffer")
 
 _SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:,|$| )")
+_OURS = re.compile(r"jit\((gradtx_step|leaf_program|step_scalars)\)")
+_COLLECTIVE = re.compile(r"all-|reduce-scatter|collective-")
 
 
 class Array(NamedTuple):
@@ -46,6 +48,7 @@ class Traffic(NamedTuple):
     opcode: str
     name: str
     shape: str
+    scope: str
 
 
 def arrays(shape: str) -> list[Array]:
@@ -89,10 +92,20 @@ def traffic(hlo_text: str) -> list[Traffic]:
             names = re.findall(r"%[\w.\-]+", operands)
             inputs = [array for operand in names for array in arrays(shapes.get(operand, ""))]
             nbytes = sum(array.nbytes for array in results + inputs if array.in_hbm)
-        moved.append(Traffic(nbytes, opcode, name, shape))
+        scope = re.search(r'op_name="([^"]*)"', line)
+        moved.append(Traffic(nbytes, opcode, name, shape, scope[1] if scope else ""))
     return moved
 
 
 def hbm_bytes(hlo_text: str) -> float:
     """Bytes that one run of a compiled program, `compiled.as_text()`, reads from and writes to HBM."""
     return sum(row.nbytes for row in traffic(hlo_text))
+
+
+def optimizer_bytes(hlo_text: str) -> float:
+    """Of these bytes, those of gradtx's part of a step, its collectives aside.
+
+    An instruction is counted where its name says that it comes from `gradtx.step` or from a leaf program; a fusion has the
+    name of the last operation in it.
+    """
+    return sum(row.nbytes for row in traffic(hlo_text) if _OURS.search(row.scope) and not _COLLECTIVE.match(row.opcode))

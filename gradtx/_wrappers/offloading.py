@@ -1,0 +1,109 @@
+"""The state of an optimizer in host memory, brought to the device for each step."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import jax
+
+from gradtx._core import trees
+from gradtx._core.transform import Transform, Wrapper
+from gradtx._placements import MIN_SIZE
+from gradtx._sharding import in_memory
+from gradtx._wrappers.wrapping import inside
+
+
+class OffloadState(Wrapper):
+    """A transformation whose state lies in host memory. Build it with `offload_state`."""
+
+    min_size: int = MIN_SIZE
+
+    built_by: ClassVar[str] = "offload_state"
+    transparent: ClassVar[bool] = True
+
+    # ---- Optax's protocol ----
+
+    def init(self, params: Any) -> Any:  # type: ignore[override]
+        return jax.tree.map(lambda x: in_memory(x, self._home(x)), self.tx.init(params))
+
+    def update(  # type: ignore[override]
+        self, updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, Any]:
+        trees.fitting(updates, params)
+        static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v) or isinstance(v, str))
+        arrays = {k: v for k, v in extra.items() if not (callable(v) or isinstance(v, str))}
+        placed = self if params is None else self._placed_at(params)
+        return _update(static, placed, updates, state, params, arrays)
+
+    # ---- what `gradtx.step` does ----
+
+    def _placed_at(self, params: Any) -> Self:
+        tx = self.tx._placed_at(params)
+        return self if tx is self.tx else self._with(transforms=(tx,))
+
+    def _step(
+        self, apply: Callable[[Any, Any], Any], params: Any, state: Any, grads: Any, extra: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        params, new = self.tx._step(apply, params, self._brought(state), grads, extra)
+        return params, self._returned(new)
+
+    # ---- there and back ----
+
+    def _home(self, x: Any) -> jax.memory.Space:
+        return jax.memory.Space.Host if math.prod(x.shape) >= self.min_size else jax.memory.Space.Device
+
+    def _brought(self, state: Any) -> Any:
+        with jax.named_scope("bring_state"):
+            return jax.tree.map(lambda x: in_memory(x, jax.memory.Space.Device), state)
+
+    def _returned(self, state: Any) -> Any:
+        with jax.named_scope("return_state"):
+            return jax.tree.map(lambda x: in_memory(x, self._home(x)), state)
+
+    def _expression(self) -> str:
+        return f"offload_state({self.tx!r}, min_size={self.min_size!r})"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update(
+    static: tuple[tuple[str, Any], ...],
+    tx: OffloadState,
+    updates: Any,
+    state: Any,
+    params: Any,
+    extra: dict[str, Any],
+) -> tuple[Any, Any]:
+    with jax.named_scope("offload_state"):
+        new, state = tx.tx.update(updates, tx._brought(state), params, **{**dict(static), **extra})
+        return new, tx._returned(state)
+
+
+def offload_state(tx: Transform, *, min_size: int = MIN_SIZE) -> OffloadState:
+    r"""Keep the state of `tx` in the host's memory (`memory_kind="pinned_host"`).
+
+    Each array of the state is brought to the device, used, and returned, one after the other as the compiler schedules
+    them; so a step sends the bytes of the state over the host's link twice, once each way, and the device's memory
+    holds the few arrays in flight. The numbers are those of `tx` alone, bit for bit. Arrays of fewer than `min_size`
+    elements, the step count among them, stay on the device.
+
+    Put it outermost, around `shard_state` too: then each device brings and returns its own part. The state has the
+    structure of `tx.init`, and `state_shardings` and `abstract_state` say which arrays lie in host memory, so checkpoints
+    of both restore into each other.
+
+    Args:
+        tx: a transformation, gradtx's or Optax's.
+        min_size: how many elements an array of the state has to have at least to leave the device.
+
+    Raises:
+        TypeError: `tx` is no transformation.
+        ValueError: `min_size` is no integer >= 0.
+
+    Source:
+        Ren et al., "ZeRO-Offload", arXiv:2101.06840; there the host computes the update as well, here the device does.
+    """
+    if not isinstance(min_size, int) or isinstance(min_size, bool) or min_size < 0:
+        raise ValueError(f"offload_state(min_size=...): expected an integer >= 0, got {min_size!r}")
+    return OffloadState((inside("offload_state", tx),), min_size)

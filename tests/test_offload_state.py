@@ -1,0 +1,153 @@
+"""State in host memory: the same numbers bit for bit, and the same places after every step."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+
+import gradtx
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHAPES = {"matrix": (16, 24), "vector": (16,)}
+CHAINS = {
+    "adamw": lambda: gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adamw(1e-2)),
+    "half": lambda: gradtx.with_storage(gradtx.adamw(1e-2), "half", min_size=8),
+    "groups": lambda: gradtx.by_path({"vector": "frozen", "**": gradtx.adafactor(1e-2, min_dim_size_to_factor=8)}),
+    "accumulate": lambda: gradtx.accumulate_gradients(gradtx.muon(1e-2), 2),
+    "optax": lambda: gradtx.chain(optax.adam(1e-2)),
+}
+
+
+def mesh_of(kind: AxisType = AxisType.Auto) -> jax.sharding.Mesh:
+    return jax.make_mesh((4,), ("data",), axis_types=(kind,), devices=jax.devices()[:4])
+
+
+def placed(mesh: Any, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    return jax.tree.map(jnp.asarray, arrays) if mesh is None else jax.device_put(arrays, NamedSharding(mesh, jax.P()))
+
+
+def train(tx: Any, mesh: Any, how: Any = gradtx.step) -> Any:
+    params = placed(mesh, 0)
+    state = tx.init(params)
+    for i in range(3):
+        params, state = how(tx, params, state, placed(mesh, i + 1))
+    return params, state
+
+
+def assert_same(got: Any, want: Any) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_array_equal(a, np.asarray(b))
+
+
+def assert_placed(tx: Any, params: Any, state: Any, min_size: int) -> None:
+    """What is large is in host memory, and everything is where `state_shardings` says."""
+    for said, x in zip(jax.tree.leaves(gradtx.state_shardings(tx, params)), jax.tree.leaves(state)):
+        assert x.sharding.memory_kind == ("pinned_host" if x.size >= min_size else "device")
+        assert said.is_equivalent_to(x.sharding, x.ndim)
+        assert (said.memory_kind or "device") == x.sharding.memory_kind
+    assert all(p.sharding.memory_kind == "device" for p in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_numbers_are_the_same(name):
+    tx = CHAINS[name]()
+    away = gradtx.offload_state(tx, min_size=32)
+    params, state = train(away, None)
+    assert_placed(away, params, state, 32)
+    assert any(x.sharding.memory_kind == "pinned_host" for x in jax.tree.leaves(state))
+    assert_same((params, state), train(tx, None))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])
+def test_around_a_split_state(kind):
+    """Each device's part in its host's memory, from a step of one's own; compiled once."""
+    mesh = mesh_of(kind)
+    split = gradtx.shard_state(gradtx.adamw(1e-2), mesh, min_size=8)
+    away = gradtx.offload_state(split, min_size=32)
+    with jax.set_mesh(mesh):
+        step = jax.jit(lambda p, s, g: gradtx.step(away, p, s, g), donate_argnums=(0, 1))
+        params, state = train(away, mesh, lambda tx, p, s, g: step(p, s, g))
+        assert step._cache_size() == 1
+        assert_placed(away, params, state, 32)
+        mu = state.stages[0]["mu"]["matrix"]
+        assert mu.addressable_shards[0].data.size == mu.size // 4
+        assert_same((params, state), train(split, mesh))
+
+
+def test_by_optax_protocol_eager_and_compiled():
+    tx = gradtx.adamw(1e-2)
+    away = gradtx.offload_state(tx, min_size=32)
+
+    def by_hand(tx: Any, params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    expected = train(tx, None, by_hand)
+    for how in (by_hand, jax.jit(by_hand)):
+        params, state = train(away, None, how)
+        assert_placed(away, params, state, 32)
+        assert_same((params, state), expected)
+    start = jax.jit(away.init)(params)
+    assert_placed(away, params, start, 32)
+
+
+def test_it_is_seen_and_saved(tmp_path):
+    """Plans, decoded slots, new numbers and checkpoints, into and out of host memory."""
+    ocp = pytest.importorskip("orbax.checkpoint")
+    tx = gradtx.adamw(1e-2, storage="half")
+    away = gradtx.offload_state(tx, min_size=32)
+    params, state = train(away, None)
+    assert_same(gradtx.slots(away, state), gradtx.slots(tx, train(tx, None)[1]))
+    doubled = gradtx.map_slots(lambda x: 2 * x, away, state, "nu")
+    assert_placed(away, params, doubled, 32)
+    nu = gradtx.get_slot(away, state, "nu")["matrix"]
+    np.testing.assert_allclose(gradtx.get_slot(away, doubled, "nu")["matrix"], 2 * nu, rtol=2**-6)
+    assert gradtx.memory_plan(away, params).bytes == gradtx.memory_plan(tx, params).bytes
+    faster = away.replace(learning_rate=0.1)
+    assert faster == gradtx.offload_state(tx.replace(learning_rate=0.1), min_size=32)
+    assert repr(away) == f"offload_state({tx!r}, min_size=32)"
+    gradtx.check_state(away, params, state)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "run", state)
+        checkpointer.wait_until_finished()
+        for other in (away, tx):
+            restored = checkpointer.restore(tmp_path / "run", gradtx.abstract_state(other, params))
+            assert_same(restored, state)
+            assert_placed(other, params, restored, 32 if other is away else 1 << 20)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"offload_state\(min_size=...\): expected an integer >= 0, got -1"):
+        gradtx.offload_state(gradtx.adam(1e-2), min_size=-1)
+    with pytest.raises(TypeError, match="offload_state: expected a gradtx or Optax transformation"):
+        gradtx.offload_state(gradtx.adam)
+    with pytest.raises(TypeError, match=r"offload_state belongs around it: offload_state\(shard_state\(tx, mesh\)\)"):
+        gradtx.shard_state(gradtx.offload_state(gradtx.adam(1e-2)), mesh_of())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
+def test_a_program_for_a_tpu():
+    """The state is no argument of the device; what crosses is the state, there and back; little of it is there at once."""
+    command = [sys.executable, "-m", "benchmarks.zero", "--json", "--only", "shard_state", "shard_state, offload_state"]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    split, away = map(json.loads, done.stdout.splitlines())
+    moved = 2 * 4 * 4 * 2048 * 4096 // 8  # two moments of four matrices
+    assert (split["host_bytes"], away["host_bytes"]) == (0, 2 * moved)
+    assert away["argument_bytes"] == split["argument_bytes"] - moved
