@@ -1,9 +1,10 @@
 """ZeRO-1 in compiled programs: what a training step with a split state keeps, needs and moves on each device.
 
-    python -m benchmarks.zero [--topology v5e:2x4] [--only NAME ...] [--json]
+    python -m benchmarks.zero [--topology v5e:2x4] [--sides] [--only NAME ...] [--json]
 
-Compiled ahead of time for a TPU slice that is not there; nothing is timed. The step takes the gradient of a stack of
-dense layers over a batch that is split over `data`, and steps with AdamW unless a row says otherwise.
+Compiled ahead of time for a TPU slice or GPUs that are not there; nothing is timed. The step takes the gradient of a
+stack of dense layers over a batch that is split over `data`, and steps with AdamW unless a row says otherwise. With
+`--sides` the mesh has an axis for each side of the slice, `data_0`, `data_1`, and state and batch are split over all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import gradtx
 from benchmarks import common
 from gradtx._rehearsal.collectives import KINDS, collectives
-from gradtx._rehearsal.targets import topology_mesh
+from gradtx._rehearsal.targets import parse, platform_of, topology_mesh
 
 MIB = 1 << 20
 
@@ -37,7 +38,11 @@ class Case(NamedTuple):
 
 
 def zero(tx: Any) -> Callable[[Any, Any], Any]:
-    return lambda mesh, params: gradtx.shard_state(tx, mesh, params=params)
+    return lambda mesh, params: gradtx.shard_state(tx, mesh, data_axes(mesh), params=params)
+
+
+def data_axes(mesh: Any) -> tuple[str, ...]:
+    return tuple(name for name in mesh.axis_names if name != "model")
 
 
 def whole(tx: Any) -> Callable[[Any, Any], Any]:
@@ -55,7 +60,7 @@ CASES = [
     Case("shard_state, 4 micro-batches", zero(gradtx.accumulate_gradients(ADAMW, 4))),
     Case("whole state, matrices in 2 parts", whole(ADAMW), model=2),
     Case("shard_state, matrices in 2 parts", zero(ADAMW), model=2),
-    Case("shard_state, offload_state", lambda mesh, p: gradtx.offload_state(gradtx.shard_state(ADAMW, mesh, params=p))),
+    Case("shard_state, offload_state", lambda mesh, p: gradtx.offload_state(zero(ADAMW)(mesh, p))),
     Case("Muon, whole state", whole(gradtx.muon(1e-3))),
     Case("Muon, shard_state", zero(gradtx.muon(1e-3))),
     Case("SOAP, whole state", whole(gradtx.soap(1e-3))),
@@ -122,19 +127,21 @@ def training_step(tx: Any, how: str, params: Any) -> Callable[..., Any]:
     return {"step": by_step, "update": by_update, "recipe": by_hand}[how]
 
 
-def measure(case: Case, topology: str, layers: int, width: int) -> Program:
+def measure(case: Case, topology: str, layers: int, width: int, *, sides: bool = False) -> Program:
     chips = len(topology_mesh(topology).devices.flat)
     axes = {"data": chips} if case.model == 1 else {"data": chips // case.model, "model": case.model}
+    if sides:
+        axes = {f"data_{i}": n for i, n in enumerate(parse(topology)[1])}
     mesh = topology_mesh(topology, axes)
     params = shapes_of(mesh, layers, width, case.model)
     tx = case.build(mesh, params)
     state = gradtx.abstract_state(tx, params)
-    batch = NamedSharding(mesh, PartitionSpec("data"))
-    x = jax.ShapeDtypeStruct((16 * axes["data"], width), jnp.float32, sharding=batch)
+    batch = NamedSharding(mesh, PartitionSpec(data_axes(mesh)))
+    x = jax.ShapeDtypeStruct((16 * chips // case.model, width), jnp.float32, sharding=batch)
     results = jax.tree.map(lambda x: x.sharding, (params, state)) if case.how == "recipe" else None
     start = time.perf_counter()
     step = jax.jit(training_step(tx, case.how, params), donate_argnums=(0, 1), out_shardings=results)
-    compiled = step.trace(params, state, x).lower(lowering_platforms=("tpu",)).compile()
+    compiled = step.trace(params, state, x).lower(lowering_platforms=(platform_of([*mesh.devices.flat]),)).compile()
     seconds = time.perf_counter() - start
     for said, got in zip(jax.tree.leaves((params, state)), jax.tree.leaves(compiled.output_shardings), strict=True):
         assert said.sharding.is_equivalent_to(got, len(said.shape)), (case.name, said, got)
@@ -164,17 +171,20 @@ def measure(case: Case, topology: str, layers: int, width: int) -> Program:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", nargs="*", default=["v5e:2x4"])
+    parser.add_argument("--sides", action="store_true", help="an axis of the mesh for each side of the slice")
     parser.add_argument("--only", nargs="*", help="these rows")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     args = parser.parse_args()
+    if args.sides:  # the others say how they lie on a mesh of their own
+        args.only = args.only or [c.name for c in CASES if c.model == 1 and c.how != "recipe"]
     for topology in args.topology:
         rows = []
         for case in CASES:
             if args.only and case.name not in args.only:
                 continue
-            program = measure(case, topology, args.layers, args.width)
+            program = measure(case, topology, args.layers, args.width, sides=args.sides)
             if args.json:
                 print(json.dumps({"topology": topology, **program._asdict()}), flush=True)
             sizes = [
@@ -188,12 +198,10 @@ def main() -> None:
             counts = ", ".join(f"{n} {kind}" for kind, n in program.counts.items())
             rows.append([case.name, *(f"{size / MIB:.1f}" for size in sizes), counts])
         if not args.json:
-            matrices = f"{args.layers} matrices of {args.width} x {2 * args.width}"
-            print(f"{topology}, {matrices}; MiB on each device; {common.machine()}\n")
-            print(
-                common.table(["", "state", "arguments", "temporary", "peak", "host", "sent", "collectives"], rows)
-                + "\n"
-            )
+            about = f"{topology}{', an axis for each side' if args.sides else ''}"
+            about += f", {args.layers} matrices of {args.width} x {2 * args.width}; MiB on each device"
+            header = ["", "state", "arguments", "temporary", "peak", "host", "sent", "collectives"]
+            print(f"{about}; {common.machine()}\n\n{common.table(header, rows)}\n")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
     try:
         return compiled(static, tx, params, state, grads, arrays)
     except ValueError as error:
-        if "incompatible devices" in str(error):
+        if "incompatible devices" in str(error) or "Mesh for all inputs should be equal" in str(error):
             raise ValueError(_elsewhere(params, state, grads)) from error
         raise
 

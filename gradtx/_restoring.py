@@ -51,10 +51,10 @@ def restore_run(read: Callable[[Any], Any], tx: Transform, params: Any, *, saved
             f"the checkpoint cannot be read: {reason[:300]}. It is truncated or damaged, or another model's. Go on from an "
             "older one (orbax's manager lists them: manager.all_steps()); nothing that is running was changed"
         ) from error
-    if jax.tree.structure(run) != jax.tree.structure(like):
+    wanted, found = str(jax.tree.structure(like)), str(jax.tree.structure(run))
+    if wanted != found:
         raise ValueError(
-            f"restore_run: expected read(like) to return a tree like the one it is given, {jax.tree.structure(like)}, got "
-            f"{jax.tree.structure(run)}"
+            f"restore_run: expected read(like) to return a tree like the one it is given, {wanted}, got {found}"
         )
     for path, want, got in zip(trees.leaf_paths(like), jax.tree.leaves(like), jax.tree.leaves(run), strict=True):
         if (got.shape, got.dtype) != (want.shape, want.dtype):

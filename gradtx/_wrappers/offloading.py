@@ -52,7 +52,7 @@ class OffloadState(Wrapper):
 
     # ---- there and back ----
 
-    def _home(self, x: Any) -> jax.memory.Space:
+    def _home(self, x: Any) -> Any:
         return jax.memory.Space.Host if math.prod(x.shape) >= self.min_size else jax.memory.Space.Device
 
     def _brought(self, state: Any) -> Any:

@@ -18,6 +18,8 @@ from gradtx._sharding import abstract_state, full_spec, is_explicit, words_of
 from gradtx._wrappers.offloading import OffloadState
 from gradtx._wrappers.wrapping import inside
 
+Stations = tuple[NamedSharding, ...]  # an array's places on the way from where it belongs to where its parts are
+
 
 class ShardState(Wrapper):
     """A transformation whose state is split over mesh axes. Build it with `shard_state`."""
@@ -35,7 +37,7 @@ class ShardState(Wrapper):
     def init(self, params: Any) -> Any:  # type: ignore[override]
         leaves, treedef = trees.flatten(params, "the parameter")
         places = self._placed_at(params)._places(leaves, params)
-        shards = [_put(leaf, shard) for leaf, (_, shard) in zip(leaves, places, strict=True)]
+        shards = [_put(leaf, stations[-1]) for leaf, stations in zip(leaves, places, strict=True)]
         state = self.tx.init(jax.tree.unflatten(treedef, shards))
         return jax.tree.map(_put, state, self._state_places(leaves, treedef, places))
 
@@ -65,30 +67,32 @@ class ShardState(Wrapper):
         places, shards, updates, state = self._split_update(grads, state, params, extra)
         new, treedef = jax.tree.flatten(apply(shards, updates))
         with jax.named_scope("gather_parameters"):
-            split = [_put(x, shard) for x, (_, shard) in zip(new, places, strict=True)]
-            whole = [_put(x, home) for x, (home, _) in zip(split, places, strict=True)]
+            whole = [_put(x, *reversed(stations)) for x, stations in zip(new, places, strict=True)]
         return jax.tree.unflatten(treedef, whole), state
 
     def _split_update(
         self, updates: Any, state: Any, params: Any, extra: dict[str, Any]
-    ) -> tuple[list[tuple[NamedSharding, NamedSharding]], Any, Any, Any]:
+    ) -> tuple[list[Stations], Any, Any, Any]:
         """A step on parts: where the parameters belong, their parts, the parts of the updates, the state."""
         leaves, treedef = trees.flatten(params, "the parameter")
         places = self._places(leaves, params)
         gradients = trees.flatten_like(treedef, params, updates, "the gradients", "the parameters")
-        parts = []
         with jax.named_scope("scatter_gradients"):
-            for tree in (gradients, leaves):
-                split = [_put(x, shard) for x, (_, shard) in zip(tree, places, strict=True)]
-                parts.append(jax.tree.unflatten(treedef, split))
-        new_updates, state = self.tx.update(parts[0], state, parts[1], **extra)
+            split = [_put(x, *(stations[1:] or stations)) for x, stations in zip(gradients, places, strict=True)]
+            part = [_put(x, stations[-1]) for x, stations in zip(leaves, places, strict=True)]
+        gradients, part = jax.tree.unflatten(treedef, split), jax.tree.unflatten(treedef, part)
+        new_updates, state = self.tx.update(gradients, state, part, **extra)
         state = jax.tree.map(_put, state, self._state_places(leaves, treedef, places))
-        return places, parts[1], new_updates, state
+        return places, part, new_updates, state
 
     # ---- where everything is ----
 
-    def _places(self, leaves: list[Any], tree: Any) -> list[tuple[NamedSharding, NamedSharding]]:
-        """For each parameter where it belongs, and where its state and its part of the work do."""
+    def _places(self, leaves: list[Any], tree: Any) -> list[Stations]:
+        """For each parameter where it belongs, ..., and where its state and its part of the work do.
+
+        Between the two it is split over some of the axes, one more at each station. Scattered and gathered in such steps, each
+        collective runs along one axis: compilers for TPUs know no reduce-scatter over several axes of a slice at once.
+        """
         given = self.placements
         if isinstance(given, tuple) and len(given) != len(leaves):
             raise ValueError(
@@ -97,8 +101,10 @@ class ShardState(Wrapper):
         places = []
         for i, leaf in enumerate(leaves):
             spec = self._spec(leaf, given[i] if isinstance(given, tuple) else given, tree, i)
-            split = split_spec(leaf.shape, spec, self.mesh, self.axes, self.min_size)
-            places.append((self._on_mesh(full_spec(spec, len(leaf.shape))), self._on_mesh(split)))
+            specs = [full_spec(spec, len(leaf.shape))]
+            for n in range(1, len(self.axes) + 1):
+                specs.append(split_spec(leaf.shape, spec, self.mesh, self.axes[:n], self.min_size))
+            places.append(tuple(self._on_mesh(axes) for axes in dict.fromkeys(specs)))
         return places
 
     def _on_mesh(self, axes: tuple[Any, ...]) -> NamedSharding:
@@ -124,11 +130,11 @@ class ShardState(Wrapper):
         """The mesh axes that the state is split over."""
         return (self.axis,) if isinstance(self.axis, str) else tuple(self.axis)
 
-    def _state_places(self, leaves: list[Any], treedef: Any, places: list[tuple[NamedSharding, NamedSharding]]) -> Any:
+    def _state_places(self, leaves: list[Any], treedef: Any, places: list[Stations]) -> Any:
         """The sharding of every array of the state: its part's, and the same rule for large ones that are whole."""
         shapes = [
-            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shard)
-            for leaf, (_, shard) in zip(leaves, places, strict=True)
+            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=stations[-1])
+            for leaf, stations in zip(leaves, places, strict=True)
         ]
         state = abstract_state(self.tx, jax.tree.unflatten(treedef, shapes))
 
@@ -147,8 +153,8 @@ class ShardState(Wrapper):
         this = self._placed_at(params)
         places = this._places(leaves, params)
         shards = [
-            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shard)
-            for leaf, (_, shard) in zip(leaves, places, strict=True)
+            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=stations[-1])
+            for leaf, stations in zip(leaves, places, strict=True)
         ]
         shardings = this._state_places(leaves, treedef, places)
         state = jax.tree.leaves(abstract_state(self.tx, jax.tree.unflatten(treedef, shards)))
@@ -160,7 +166,8 @@ class ShardState(Wrapper):
         paths = trees.leaf_paths(params)
         width = max(map(len, paths), default=0)
         lines = [f"state: {held:,} bytes a device of {whole:,} over {' x '.join(map(repr, self.axes))}"]
-        for path, leaf, (home, shard) in zip(paths, leaves, places, strict=True):
+        for path, leaf, stations in zip(paths, leaves, places, strict=True):
+            home, shard = stations[0], stations[-1]
             how = f"{home.spec} -> {shard.spec}" if home.spec != shard.spec else f"{home.spec}, {self._why_whole(leaf)}"
             lines.append(f"    {path:{width}}  {leaf.dtype}{list(leaf.shape)}  {how}")
         return "\n".join(lines)
@@ -190,19 +197,22 @@ def _update(
     with jax.named_scope("shard_state"):
         places, _, new, state = tx._split_update(updates, state, params, {**dict(static), **extra})
         leaves, treedef = jax.tree.flatten(new)
-        whole = [_put(x, home) for x, (home, _) in zip(leaves, places, strict=True)]
+        whole = [_put(x, *reversed(stations)) for x, stations in zip(leaves, places, strict=True)]
         return jax.tree.unflatten(treedef, whole), state
 
 
-def _put(x: Any, place: NamedSharding) -> Any:
-    """An array, concrete, abstract or traced, with another sharding."""
+def _put(x: Any, *stations: NamedSharding) -> Any:
+    """An array, concrete, abstract or traced, with another sharding; by way of others, if there are several."""
     if isinstance(x, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stations[-1])
     if not isinstance(x, jax.core.Tracer):
-        return jax.device_put(x, place)
-    if _typed_spec(x) is not None:
-        return jax.sharding.reshard(x, PartitionSpec(*full_spec(place.spec, x.ndim)))
-    return jax.lax.with_sharding_constraint(x, place)
+        return jax.device_put(x, stations[-1])
+    for place in stations:
+        if _typed_spec(x) is not None:
+            x = jax.sharding.reshard(x, PartitionSpec(*full_spec(place.spec, x.ndim)))
+        else:
+            x = jax.lax.with_sharding_constraint(x, place)
+    return x
 
 
 def _typed_spec(x: Any) -> PartitionSpec | None:
