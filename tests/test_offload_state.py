@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
 
@@ -24,9 +24,9 @@ SHAPES = {"matrix": (16, 24), "vector": (16,)}
 CHAINS = {
     "adamw": lambda: gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.adamw(1e-2)),
     "half": lambda: gradtx.with_storage(gradtx.adamw(1e-2), "half", min_size=8),
-    "groups": lambda: gradtx.by_path({"vector": "frozen", "**": gradtx.adafactor(1e-2, min_dim_size_to_factor=8)}),
+    "groups": lambda: gradtx.by_path({"vector": "frozen", "**": gradtx.lion(1e-2)}),
     "accumulate": lambda: gradtx.accumulate_gradients(gradtx.muon(1e-2), 2),
-    "optax": lambda: gradtx.chain(optax.adam(1e-2)),
+    "optax": lambda: gradtx.chain(optax.trace(0.9), gradtx.scale(-0.1)),
 }
 
 
@@ -37,7 +37,11 @@ def mesh_of(kind: AxisType = AxisType.Auto) -> jax.sharding.Mesh:
 def placed(mesh: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-    return jax.tree.map(jnp.asarray, arrays) if mesh is None else jax.device_put(arrays, NamedSharding(mesh, jax.P()))
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, arrays)
+    explicit = AxisType.Explicit in mesh.axis_types  # where a compiled step returns an entry a dimension
+    specs = {name: PartitionSpec(*[None] * (x.ndim if explicit else 0)) for name, x in arrays.items()}
+    return {name: jax.device_put(x, NamedSharding(mesh, specs[name])) for name, x in arrays.items()}
 
 
 def train(tx: Any, mesh: Any, how: Any = gradtx.step) -> Any:
@@ -97,11 +101,10 @@ def test_by_optax_protocol_eager_and_compiled():
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    expected = train(tx, None, by_hand)
     for how in (by_hand, jax.jit(by_hand)):
         params, state = train(away, None, how)
         assert_placed(away, params, state, 32)
-        assert_same((params, state), expected)
+        assert_same((params, state), train(tx, None, how))
     start = jax.jit(away.init)(params)
     assert_placed(away, params, start, 32)
 
