@@ -351,6 +351,57 @@ def test_programs_for_a_tpu():
     assert tensor["counts"]["reduce-scatter"] == 2
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
+def test_programs_for_a_larger_slice():
+    """With an axis of the mesh for each side of the slice, gradients are scattered and parameters gathered along one at a time;
+    along a single axis over both sides the compiler sums gradients whole."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.zero",
+        "--json",
+        "--layers",
+        "2",
+        "--topology",
+        "v5e:4x4",
+        "--only",
+        "shard_state",
+    ]
+    rows = []
+    for sides in ([], ["--sides"]):
+        done = subprocess.run(
+            command + sides, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        rows.append(json.loads(done.stdout))
+    one, two = rows
+    size = 4 * 2048 * 4096
+    assert two["state_bytes"] == one["state_bytes"] == 2 * 4 * (2 * 2048 * 4096 // 16 + 2048 + 4096) + 4
+    assert two["counts"]["reduce-scatter"] == two["counts"]["all-gather"] == 4
+    assert two["sent_bytes"] < 1.02 * 2 * 2 * size * 15 / 16  # two matrices, each scattered and gathered
+    assert two["sent_bytes"] < 0.7 * one["sent_bytes"]
+    assert two["temp_bytes"] < one["temp_bytes"] // 4
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])
+def test_along_one_axis_at_a_time(kind):
+    """The same training over two axes, split along one dimension or along two."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    tx = gradtx.adamw(1e-2)
+    split = gradtx.shard_state(tx, mesh, ("x", "y"), min_size=8)
+    with jax.set_mesh(mesh):
+        params, state = train(split, mesh, {})
+        for p in params.values():
+            assert p.sharding.is_fully_replicated
+        mu = state.stages[0]["mu"]
+        assert mu["matrix"].addressable_shards[0].data.size == 16 * 24 // 8
+        assert mu["odd"].addressable_shards[0].data.size == 9 * 7
+        expected = train(tx, mesh, {})
+    for got, want in zip(jax.tree.leaves((params, state)), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(got, np.asarray(want), rtol=1.2e-7, atol=1e-9)
+
+
 def test_parameters_are_rounded_to_the_same_bits():
     """The random bits of stochastic rounding follow from an element's place in the whole array."""
     mesh = mesh_of(sizes=(8,))
