@@ -100,7 +100,17 @@ def pages():
 def _page(title, intro, names):
     rows = [f"| [`{name.rsplit('.', 1)[1]}`](#{name}) | {_summary(name)} |" for name in names]
     listed = "\n".join(["| | |", "|---|---|", *rows])
-    return f"# {title}\n\n{intro}\n\n{listed}\n\n" + "\n\n".join(f"::: {name}" for name in names) + "\n"
+    return f"# {title}\n\n{intro}\n\n{listed}\n\n" + "\n\n".join(map(_entry, names)) + "\n"
+
+
+def _entry(name):
+    """What mkdocstrings makes of a docstring; of what is Optax's own, where it comes from."""
+    value = _resolve(name)
+    if value.__module__.startswith("gradtx"):
+        return f"::: {name}"
+    said = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
+    heading = f"## {value.__name__} {{ #{name} .doc-heading }}"
+    return f"{heading}\n\nOptax's own, `{value.__module__.split('.')[0]}.{value.__name__}`. {said}"
 
 
 def _summary(name):
