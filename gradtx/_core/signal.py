@@ -195,8 +195,7 @@ def safe_divide(x: Array, y: Array) -> Array:
     A root mean square is 0 only if every gradient was 0, and then 0/0 is meant to be 0, or if their squares
     underflowed: then +-1 is the exact quotient of a constant gradient, where infinity would be a lost parameter.
     """
-    tiny = jnp.finfo(y.dtype).tiny  # 0/tiny is 0; all but the smallest x outweigh it
-    return x / jnp.where(y == 0, jnp.abs(x) + tiny, y)
+    return jnp.where(y == 0, jnp.sign(x), x / y)
 
 
 @safe_divide.defjvp
