@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import gradtx
 from benchmarks import common
 from gradtx._rehearsal.collectives import KINDS, collectives
-from gradtx._rehearsal.targets import parse, platform_of, topology_mesh
+from gradtx._rehearsal.targets import data_mesh, platform_of, topology_mesh
 
 MIB = 1 << 20
 
@@ -130,9 +130,7 @@ def training_step(tx: Any, how: str, params: Any) -> Callable[..., Any]:
 def measure(case: Case, topology: str, layers: int, width: int, *, sides: bool = False) -> Program:
     chips = len(topology_mesh(topology).devices.flat)
     axes = {"data": chips} if case.model == 1 else {"data": chips // case.model, "model": case.model}
-    if sides:
-        axes = {f"data_{i}": n for i, n in enumerate(parse(topology)[1])}
-    mesh = topology_mesh(topology, axes)
+    mesh = data_mesh(topology) if sides else topology_mesh(topology, axes)
     params = shapes_of(mesh, layers, width, case.model)
     tx = case.build(mesh, params)
     state = gradtx.abstract_state(tx, params)

@@ -25,7 +25,7 @@ import matplotlib
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 import gradtx
@@ -112,7 +112,7 @@ def optimizer(args, mesh):
     groups = gradtx.by_path({**groups, "**": gradtx.adamw(rate, weight_decay=0.1)})
     if args.storage != "float32":
         groups = gradtx.with_storage(groups, args.storage)
-    return gradtx.shard_state(gradtx.chain(gradtx.clip_by_global_norm(1.0), groups), mesh)
+    return gradtx.shard_state(gradtx.chain(gradtx.clip_by_global_norm(1.0), groups), mesh, mesh.axis_names)
 
 
 def training(args, mesh):
@@ -122,7 +122,7 @@ def training(args, mesh):
     init = jax.jit(init, out_shardings=everywhere)
     params = jax.eval_shape(init, jax.random.key(0))
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), params)
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     batch = jax.ShapeDtypeStruct((args.batch, args.length + 1), jnp.int32, sharding=rows)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -252,10 +252,7 @@ def main(arguments=None):
         jax.config.update("jax_num_cpu_devices", args.devices)
     if args.distributed:
         jax.distributed.initialize()
-    if args.rehearse:
-        mesh = gradtx.topology_mesh(args.rehearse)
-    else:
-        mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,))
+    mesh = gradtx.data_mesh(args.rehearse)
     if args.batch % mesh.size or args.width % args.heads:
         parser.error(f"expected --batch to be a multiple of {mesh.size} devices, and --width of --heads")
     if args.rehearse:

@@ -218,6 +218,7 @@ from gradtx._primitives.yogi import additive_second_moment as additive_second_mo
 # Past one device
 from gradtx._rehearsal.rehearse import rehearse as rehearse
 from gradtx._rehearsal.report import Rehearsal as Rehearsal
+from gradtx._rehearsal.targets import data_mesh as data_mesh
 from gradtx._rehearsal.targets import topology_mesh as topology_mesh
 from gradtx._restoring import restore_run as restore_run
 

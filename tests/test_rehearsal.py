@@ -12,6 +12,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -176,6 +177,32 @@ def test_from_the_command_line(capsys):
     assert "all-gather" in shown
     assert main(["rehearse", "sgd", "--learning-rate", "0.1", "--topology", "v5e:2x2x2", "--shapes", "8"]) == 2
     assert "expected 2 sizes" in capsys.readouterr().err
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("topology", "sizes"),
+    [
+        ("v5e:4x4", [4, 4]),
+        ("v5p:2x4x4", [2, 4, 4]),
+        ("v6e:1x8", None),
+        ("v4:2x2x4", None),
+        ("v5e:1x1", None),
+        (None, None),
+    ],
+)
+def test_a_mesh_with_an_axis_a_side(topology, sizes):
+    """Each axis runs along one side of the slice; one axis where a slice has no two, or a chip two devices."""
+    mesh = gradtx.data_mesh(topology)
+    devices = jax.devices() if topology is None else targets.devices_of(topology)
+    assert set(mesh.devices.flat) == set(devices)
+    if sizes is None:
+        assert dict(mesh.shape) == {"data": len(devices)}
+        return
+    assert dict(mesh.shape) == {f"data_{i}": n for i, n in enumerate(sizes)}
+    for axis in range(len(sizes)):
+        for line in np.moveaxis(mesh.devices, axis, -1).reshape(-1, sizes[axis]):
+            assert len({tuple(x for i, x in enumerate(d.coords) if i != axis) for d in line}) == 1
 
 
 def test_a_compiler_that_is_not_there(monkeypatch):

@@ -129,6 +129,33 @@ def topology_mesh(topology: str, axes: dict[str, int] | None = None, *, explicit
     return Mesh(arranged(devices, tuple(axes.values())), tuple(axes), axis_types=(kind,) * len(axes))
 
 
+def data_mesh(topology: str | None = None, *, explicit: bool = False) -> Mesh:
+    """A mesh of all devices for data parallelism, with an axis for each side of a TPU slice: `data_0`, `data_1`, ...
+
+    For TPUs: their compiler reduces and scatters along one side of a slice, and sums whole arrays along several at once. Split
+    batches over all axes, `PartitionSpec(mesh.axis_names)`, and state with `shard_state(tx, mesh, mesh.axis_names)`, which goes
+    along one after the other. Elsewhere it has one axis, `data`.
+
+    Args:
+        topology: a slice or GPUs to compile for, as in `topology_mesh`; None is the devices that are there, `jax.devices()`.
+        explicit: whether shardings over the axes are part of the arrays' types.
+
+    Raises:
+        ImportError, ValueError: as `topology_mesh`.
+    """
+    devices = jax.devices() if topology is None else devices_of(topology)
+    places = [tuple(getattr(device, "coords", None) or ()) for device in devices]
+    sides = [n for along in zip(*places, strict=True) if (n := max(along) - min(along) + 1) > 1]
+    names: tuple[str, ...] = ("data",)
+    grid = arranged(devices, (len(devices),))
+    if len(sides) > 1 and math.prod(sides) == len(set(places)) == len(devices):  # no holes, a device a chip
+        names = tuple(f"data_{i}" for i in range(len(sides)))
+        by_place = sorted(zip(places, range(len(devices)), strict=True))
+        grid = np.array([devices[i] for _, i in by_place], object).reshape(sides)
+    kind = AxisType.Explicit if explicit else AxisType.Auto
+    return Mesh(grid, names, axis_types=(kind,) * len(names))
+
+
 def arranged(devices: list[Any], sizes: tuple[int, ...]) -> Any:
     """Devices so that neighbours on the mesh are neighbours on the grid, where that can be."""
     from jax.experimental import mesh_utils

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import jax
 
 from gradtx._core import trees
+from gradtx._core.functions import split_keywords
 from gradtx._core.transform import Transform, Wrapper
 from gradtx._placements import MIN_SIZE
 from gradtx._sharding import in_memory
@@ -33,8 +34,7 @@ class OffloadState(Wrapper):
         self, updates: Any, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
         trees.fitting(updates, params)
-        static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v) or isinstance(v, str))
-        arrays = {k: v for k, v in extra.items() if not (callable(v) or isinstance(v, str))}
+        static, arrays = split_keywords(extra, "offload_state")
         placed = self if params is None else self._placed_at(params)
         return _update(static, placed, updates, state, params, arrays)
 
