@@ -159,7 +159,7 @@ class to_eigenbasis(Leafwise):
                 y = sides.unfolded(x, i)
                 new[f"{name}_basis"] = _renewed(s.renewal, slots[name], slots[f"{name}_basis"])
                 new[name] = towards(slots[name], product(y, adjoint(y)), s.rate)
-        return {name: factor_like(x, slots[name]) for name, x in new.items()}
+        return {name: factor_like(x, slots[name], gradient) for name, x in new.items()}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         signal = signal.capture()

@@ -143,7 +143,7 @@ class scale_by_kron(Leafwise):
             return {name: jnp.where(due, new[name], q) for name, q in old.items()}
 
         new = jax.lax.cond(anywhere(due), learn, lambda old: old, old)
-        return {name: factor_like(q, slots[name]) for name, q in new.items()}
+        return {name: factor_like(q, slots[name], signal.update) for name, q in new.items()}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         signal = signal.capture()

@@ -178,13 +178,13 @@ def placed_like(x: Array, reference: Array) -> Array:
     return jnp.where(jnp.zeros(x.shape, bool), reference.astype(x.dtype), x)
 
 
-def factor_like(x: Array, reference: Array) -> Array:
-    """A factor with the sharding of the one it replaces.
+def factor_like(x: Array, reference: Array, gradient: Array) -> Array:
+    """A factor with the sharding of the one it replaces, on the devices of the gradient that entered it.
 
     Without `shard_alike` a factor is whole on every device, as it starts: the compiler would split it as the sides of the
     gradient are, and no operand that is whole could keep it from that.
     """
-    sharding = getattr(jax.typeof(x), "sharding", None)
+    sharding = getattr(jax.typeof(gradient), "sharding", None)
     mesh = getattr(sharding, "mesh", None)
     if shard_alike is not None or mesh is None or mesh.empty or set(mesh.axis_types) != {jax.sharding.AxisType.Auto}:
         return placed_like(x, reference)
