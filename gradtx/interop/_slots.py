@@ -17,7 +17,9 @@ from gradtx._core.plan import linear, plan_for
 from gradtx._core.slots import State
 from gradtx._core.stages import Opaque, Stage, leaf_slots
 from gradtx._core.start import where_stages_act
-from gradtx.interop._raw import WEIGHT, Weights, conversion_of, weight_arrays
+from gradtx._primitives.averages import WEIGHT
+from gradtx.interop._raw import conversion_of
+from gradtx.interop._weights import Weights, weight_arrays
 
 Raws = dict[tuple[int, int], dict[str, Any]]  # {(stage, leaf): {name: float64 array}}
 Once = dict[int, dict[str, Any]]  # {stage: {name: float64 scalar}}
