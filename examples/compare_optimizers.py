@@ -24,6 +24,7 @@ import gradtx
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from PIL import Image  # matplotlib brings it
 
 STEPS, BATCH, CHUNK = 400, 64, 20
 
@@ -176,7 +177,8 @@ def draw(results, path):
         ha="left",
         fontsize=11,
     )
-    figure.savefig(path, dpi=120, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=120)
+    Image.open(path).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main():

@@ -27,6 +27,7 @@ import gradtx
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from PIL import Image  # matplotlib brings it
 
 STEPS, BATCH, TARGET = 1000, 64, 0.97
 
@@ -161,7 +162,8 @@ def draw(curves, path):
     axes.grid(axis="y", color="0.9")
     axes.set(xlim=(0, max(len(losses) - 1, 1)), xlabel="step", ylabel="training loss (smoothed)")
     axes.set_title("Eight chains, one training step: learning 1,437 handwritten digits", loc="left", pad=12)
-    figure.savefig(path, dpi=130, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=130)
+    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main():

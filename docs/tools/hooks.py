@@ -4,6 +4,7 @@ Links such as `../BENCHMARKS.md` and `../examples/sweep.py` work where the repos
 """
 
 import ast
+import inspect
 import logging
 import pathlib
 import re
@@ -69,8 +70,11 @@ def _title(path):
 def _show(path):
     """An example as a page: what it says of itself, and its code."""
     source = (ROOT / path).read_text()
-    said = ast.get_docstring(ast.parse(source)).split("\n")[0]
-    return f'# {path.name}\n\n{said}\n\n```python title="{path.as_posix()}"\n{source}```\n'
+    said = ast.parse(source).body[0]
+    code = "".join(source.splitlines(keepends=True)[said.end_lineno :]).strip()
+    return (
+        f'# {path.name}\n\n{inspect.cleandoc(said.value.value)}\n\n```python title="{path.as_posix()}"\n{code}\n```\n'
+    )
 
 
 def _link(markdown, up):
