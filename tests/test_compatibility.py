@@ -84,11 +84,12 @@ def masked(mask: Any) -> Any:
     [
         (lambda n: masked(lambda params: jax.tree.map(lambda p: p.ndim > 1, params)), True),
         (lambda n: masked(lambda path, leaf: leaf.ndim > n[0]), False),  # a list may change
-        (lambda n, k=1: masked(lambda path, leaf: leaf.ndim > k), True),
+        (lambda n: masked(lambda path, leaf, k=1: leaf.ndim > k), True),
+        (lambda n, k=1: masked(lambda path, leaf: leaf.ndim > k), False),
         (lambda n: masked(lambda path, leaf: leaf.ndim in THRESHOLDS), False),
         (lambda n: gradtx.by_path({lambda path, leaf: leaf.ndim > 1: gradtx.sgd(0.1), "**": "frozen"}), True),
-        (lambda n: gradtx.adam(optax.cosine_decay_schedule(0.1, 100)), True),
-        (lambda n: gradtx.adam(optax.cosine_decay_schedule(0.1, 100 + len(n))), True),
+        (lambda n: gradtx.adam(lambda count: 0.1 / (1 + count)), True),
+        (lambda n: gradtx.adam(optax.cosine_decay_schedule(0.1, 100)), False),  # variables of two calls
     ],
 )
 def test_functions_made_anew_are_one_where_that_is_certain(make: Any, same: bool):
@@ -98,12 +99,25 @@ def test_functions_made_anew_are_one_where_that_is_certain(make: Any, same: bool
 
 def test_functions_that_differ_stay_apart():
     def make(k):
-        return masked(lambda path, leaf: leaf.ndim > k)
+        return masked(lambda path, leaf, k=k: leaf.ndim > k)
 
-    assert make(1) == make(1)
-    assert make(1) not in (make(2), make(True), make(1.0))
-    assert make(0.0) != make(-0.0)
-    assert gradtx.adam(optax.cosine_decay_schedule(0.1, 100)) != gradtx.adam(optax.cosine_decay_schedule(0.2, 100))
+    one = make(1)
+    assert one == make(1)
+    assert one not in (make(2), make(True), make(1.0))
+    zero = make(0.0)
+    assert zero != make(-0.0)
+
+
+def test_a_variable_that_changes_makes_another_mask():
+    tree, state, sizes = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, None, []
+    for axes in (0, 0, 1):
+        tx = gradtx.chain(gradtx.decoupled_weight_decay(1.0, lambda path, leaf: leaf.ndim > axes))
+        state = tx.init(tree) if state is None else state
+        updates, state = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, tree), state, tree)
+        sizes.append((tx, float(updates["b"].sum())))
+    assert sizes[0] == sizes[1]
+    assert sizes[2] != sizes[1]
+    assert [size for _, size in sizes] == [2.0, 2.0, 0.0]
 
 
 def test_a_loop_with_a_mask_of_its_own_compiles_once_and_keeps_nothing():

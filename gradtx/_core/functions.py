@@ -68,8 +68,8 @@ def the_same(function: Any) -> Any:
     """One function for all that cannot but do the same: `mask=lambda params: ...` in a loop is then one mask.
 
     That is certain of functions of the same code, if all that they find around them are the same modules, classes, functions
-    of which this is certain too, and constants that they hold. Any other function is returned as it is. Only weak references
-    to functions are kept.
+    of which this is certain too, and constants: defaults that are equal, or variables of an outer function that are the very
+    same and have not changed. Any other function is returned as it is. Only weak references to functions are kept.
     """
     if type(function) is not types.FunctionType:
         return function
@@ -95,9 +95,10 @@ def _surroundings(function: types.FunctionType, depth: int = 0) -> tuple[Any, ..
     except ValueError:  # a cell that is still empty
         return None
     held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    variables = map(id, function.__closure__ or ())  # equal ones of two calls may part later
     named = [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
     found = [*(_constant(x) or _certain(x, depth) for x in held), *(_certain(x, depth) for x in named)]
-    return None if None in found else (id(function.__globals__), *found)
+    return None if None in found else (id(function.__globals__), *variables, *found)
 
 
 def _constant(x: Any) -> tuple[Any, ...] | None:
