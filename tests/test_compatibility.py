@@ -111,7 +111,7 @@ def test_functions_that_differ_stay_apart():
 def test_a_variable_that_changes_makes_another_mask():
     tree, state, sizes = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, None, []
     for axes in (0, 0, 1):
-        tx = gradtx.chain(gradtx.decoupled_weight_decay(1.0, lambda path, leaf: leaf.ndim > axes))
+        tx = gradtx.chain(gradtx.decoupled_weight_decay(1.0, lambda path, leaf: leaf.ndim > axes))  # noqa: B023
         state = tx.init(tree) if state is None else state
         updates, state = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, tree), state, tree)
         sizes.append((tx, float(updates["b"].sum())))
