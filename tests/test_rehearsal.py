@@ -21,6 +21,7 @@ from gradtx._cli import main
 from gradtx._rehearsal import targets
 from gradtx._rehearsal.collectives import Collective, collectives
 from gradtx._rehearsal.report import show_bytes
+from gradtx._rehearsal.surprises import gathered_again
 
 ROOT = pathlib.Path(__file__).parent.parent
 needs_libtpu = pytest.mark.skipif(
@@ -128,7 +129,7 @@ def rehearse(tx, state, donate=(0, 1), apply=None):
         updates, state = tx.update(grads, state, params)
         return apply(params, updates), state
     report = gradtx.rehearse(jax.jit(step, donate_argnums=donate), params, state, batch)
-    print(json.dumps([str(report), report.fits, [c.kind for c in report.collectives], list(report.surprises)]))
+    print(json.dumps([str(report), report.fits, [c.kind for c in report.collectives], list(report.surprises), report.optimizer_bytes]))
 
 whole = gradtx.adamw(1e-3)
 split = gradtx.shard_state(whole, mesh)
@@ -149,7 +150,11 @@ def test_a_rehearsal():
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     good, whole, moving, large = map(json.loads, done.stdout.splitlines())
-    assert good[1:] == [True, ["reduce-scatter", "all-gather"], []]
+    assert good[1:4] == [True, ["reduce-scatter", "all-gather"], []]
+    assert (
+        0 < good[4] <= 28 * 1024 * 2048 // 8 * 1.01
+    )  # AdamW's part of a device; what stays on the chip is not counted
+    assert whole[4] <= 28 * 1024 * 2048 * 1.01
     assert "TPU v5 lite: 8 devices of 16.0 GiB; mesh data=8; compiled in" in good[0]
     assert "argument state" in good[0]
     assert "2.0 MiB of 16.0 MiB" in good[0]
@@ -177,6 +182,24 @@ def test_from_the_command_line(capsys):
     assert "all-gather" in shown
     assert main(["rehearse", "sgd", "--learning-rate", "0.1", "--topology", "v5e:2x2x2", "--shapes", "8"]) == 2
     assert "expected 2 sizes" in capsys.readouterr().err
+
+
+def test_what_is_gathered_in_steps_is_not_gathered_again():
+    """An array on its way over one axis after the other passes through parts, which may look like another argument."""
+    mesh = jax.sharding.AbstractMesh((4, 4), ("x", "y"))
+
+    def on(shape: tuple[int, ...], *spec: object) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+
+    params = {"tall": on((4096, 1024)), "square": on((1024, 1024))}
+    tx = gradtx.shard_state(gradtx.sgd(0.1, momentum=0.9), mesh, ("x", "y"))
+    arguments = [params, gradtx.abstract_state(tx, params)]
+    shapes = ["f32[1024,1024]", "f32[4096,1024]", "f32[256,1024]", "f32[1024,1024]"]
+    gathers = [Collective("all-gather", (shape,), 4 << 20, 4, 1, f"gather {i}") for i, shape in enumerate(shapes)]
+    assert not list(gathered_again(arguments, tuple(gathers)))
+    again = Collective("all-gather", ("f32[1024,1024]",), 4 << 20, 4, 1, "again")
+    (line,) = gathered_again(arguments, (*gathers, again))
+    assert line.startswith("f32[1024,1024] is gathered 3 times a step, and 1 of the arguments")
 
 
 @needs_libtpu

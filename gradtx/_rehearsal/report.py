@@ -48,8 +48,8 @@ class Rehearsal:
         argument_bytes, result_bytes, donated_bytes, temporary_bytes, peak_bytes: of one device, as the compiler says;
             `donated_bytes` of the results lie where arguments did. All but the first are 0 where `error` is set.
         host_bytes: what crosses between a device and its host's memory in a step: arguments that lie there, and results.
-        optimizer_bytes: what gradtx's part of the step reads from and writes to a device's memory, without its collectives
-            and what stays on the chip.
+        optimizer_bytes: what the arithmetic of gradtx's part of the step reads from and writes to a device's memory: without
+            collectives, and without what stays on the chip.
         collectives: in the program's order.
         surprises: what a person planning this run would want to know, in words.
         seconds: that compiling took.

@@ -26,6 +26,7 @@ _NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "float64": "f6
 def gathered_again(arguments: Any, collectives: tuple[Collective, ...]) -> Iterator[str]:
     """Arrays gathered more often than there are arguments, but for optimizer state, that they could be."""
     states = {id(x) for x in _states(arguments)}
+    on_the_way = Counter(dims for x in _states(arguments) for dims in _parts(x))
     known = Counter(shape for x in _large(arguments) if id(x) not in states for shape in _shapes(x))
     times: Counter[str] = Counter()
     scopes: dict[str, list[str]] = {}
@@ -35,7 +36,7 @@ def gathered_again(arguments: Any, collectives: tuple[Collective, ...]) -> Itera
                 times[shape] += c.times
                 scopes.setdefault(shape, []).append(c.scope)
     for shape, n in times.items():
-        if 0 < known[shape] < n:
+        if 0 < known[shape] < n - on_the_way[shape[shape.index("[") :]]:
             yield (
                 f"{shape} is gathered {n} times a step, and {known[shape]} of the arguments have that shape: "
                 f"{', '.join(sorted(set(scopes[shape])))}"
@@ -152,7 +153,21 @@ def _split(x: Any) -> int:
 
 def _shapes(x: Any) -> set[str]:
     """The shapes that an argument may be gathered to: along all of the mesh's axes that split it, or some."""
-    sharding, found = getattr(x, "sharding", None), {_name(x.shape, x.dtype)}
+    return {_name(x.shape, x.dtype)} | {_name(shape, x.dtype) for shape in _partial(x)}
+
+
+def _parts(x: Any) -> set[str]:
+    """The shapes that an array split like this one has on the way, where it is gathered along one axis after the other."""
+    return {f"[{','.join(map(str, shape))}]" for shape in _partial(x) - {_local(x)}}
+
+
+def _local(x: Any) -> tuple[int, ...]:
+    return tuple(x.sharding.shard_shape(tuple(x.shape)))
+
+
+def _partial(x: Any) -> set[tuple[int, ...]]:
+    """The shapes of an array's parts, split along all of the mesh's axes that split it, or some."""
+    sharding, found = getattr(x, "sharding", None), set()
     if isinstance(sharding, NamedSharding):
         names = [
             () if e is None else e if isinstance(e, tuple) else (e,) for e in full_spec(sharding.spec, len(x.shape))
@@ -160,7 +175,7 @@ def _shapes(x: Any) -> set[str]:
         axes = sorted(_axes_of(x))
         for kept in (some for n in range(1, len(axes) + 1) for some in itertools.combinations(axes, n)):
             parts = [math.prod(sharding.mesh.shape[a] for a in here if a in kept) for here in names]
-            found.add(_name(tuple(n // k for n, k in zip(x.shape, parts, strict=True)), x.dtype))
+            found.add(tuple(n // k for n, k in zip(x.shape, parts, strict=True)))
     return found
 
 

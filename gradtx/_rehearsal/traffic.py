@@ -26,6 +26,7 @@ FREE_CUSTOM_CALLS = ("ConcatBitcast", "AllocateBuffer")
 _SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:,|$| )")
 _OURS = re.compile(r"jit\((gradtx_step|leaf_program|step_scalars)\)")
+_MOVING = re.compile(r"/(gather_parameters|scatter_gradients|bring_state|return_state)/")
 _COLLECTIVE = re.compile(r"all-|reduce-scatter|collective-")
 
 
@@ -103,9 +104,14 @@ def hbm_bytes(hlo_text: str) -> float:
 
 
 def optimizer_bytes(hlo_text: str) -> float:
-    """Of these bytes, those of gradtx's part of a step, its collectives aside.
+    """Of these bytes, those of the arithmetic of gradtx's part of a step: without collectives and what carries them.
 
     An instruction is counted where its name says that it comes from `gradtx.step` or from a leaf program; a fusion has the
     name of the last operation in it.
     """
-    return sum(row.nbytes for row in traffic(hlo_text) if _OURS.search(row.scope) and not _COLLECTIVE.match(row.opcode))
+
+    def counts(row: Traffic) -> bool:
+        moves = _COLLECTIVE.match(row.opcode) or _MOVING.search(row.scope)
+        return bool(_OURS.search(row.scope)) and not moves
+
+    return sum(row.nbytes for row in traffic(hlo_text) if counts(row))
