@@ -47,7 +47,7 @@ def mathml(latex, display):
     converted = latex2mathml.converter.convert(latex, display=display)
     for pattern, replacement in _TIDY:
         converted = re.sub(pattern, replacement, converted)
-    unknown = re.findall(r">([^<]*\\[^<]*)<", converted)
+    unknown = re.findall(r">([^<]*[\\$][^<]*)<", converted)
     if unknown:
         raise ValueError(f"not known: {', '.join(unknown)}")
     return converted

@@ -114,8 +114,10 @@ def _entry(name):
 
 
 def _summary(name):
-    """The first sentence of a docstring, in a cell of a table."""
-    return read(inspect.getdoc(_resolve(name)) or "").summary.replace("|", "\\|").replace("*", "\\*")
+    """The first paragraph of a docstring, in a cell of a table; without its formulas where they have bars in them."""
+    doc = inspect.getdoc(_resolve(name)) or ""
+    text = " ".join(doc.split("\n\n")[0].split())
+    return read(doc).summary.replace("|", "\\|").replace("*", "\\*") if "|" in text else text
 
 
 def _resolve(name):

@@ -23,6 +23,7 @@ class scale_by_prodigy(Treewise):
 
     $$r_t = \beta_3 r_{t-1} + \gamma_t d_t^2 \langle g_t, p_0 - p_{t-1} \rangle, \qquad
       s_t = \beta_3 s_{t-1} + \gamma_t d_t^2 g_t$$
+
     $$d_{t+1} = \max \left( d_t, c \frac{r_t}{\lVert s_t \rVert_1} \right), \qquad
       u_t = -\gamma_t d_t \left( \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon} + \lambda p_{t-1} \right)$$
 
