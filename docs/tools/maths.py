@@ -27,7 +27,8 @@ _LETTERS += [(0x27C0, 0x27FF), (0x2A00, 0x2A3F), (0x1D400, 0x1D4CF), (0x1D6A8, 0
 
 
 # How browsers set what latex2mathml writes: hats and tildes as their own letters, not as stretched or overlapping
-# operators; bars around a norm as tall as a letter, close to what they enclose.
+# operators; bars around a norm as tall as a letter, close to what they enclose; a minus behind a bracket, comma or
+# relation as a sign.
 _TIDY = [
     (
         r'<mover(?: accent="true")?>(.*?)<mo(?: [^>]*)?>&#x0005E;</mo></mover>',
@@ -36,6 +37,10 @@ _TIDY = [
     (
         r'<mover(?: accent="true")?>(.*?)<mo(?: [^>]*)?>(?:&#x0007E;|~)</mo></mover>',
         r'<mover>\1<mo stretchy="false">&#x002DC;</mo></mover>',
+    ),
+    (
+        r"(&#x00028;|&#x0005B;|&#x0002C;|&#x02190;|&#x0003D;|[\[(,=])</mo><mo>&#x02212;</mo>",
+        r'\1</mo><mo form="prefix">&#x02212;</mo>',
     ),
     (r"<mo(?: [^>]*)?>(&#x02016;|&#x0007C;|\|)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>'),
 ]
