@@ -55,7 +55,7 @@ def words(mesh: Any, spec: tuple[Any, ...], ndim: int) -> PartitionSpec:
 
 
 def placed(
-    mesh: jax.sharding.Mesh, layout: dict[str, Any], seed: int, dtype: Any = jnp.float32
+    mesh: jax.sharding.Mesh, layout: dict[str, Any], seed: int, dtype: Any = jnp.float32, shapes: Any = SHAPES
 ) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
     return {
@@ -63,7 +63,7 @@ def placed(
             np.asarray(rng.normal(size=shape), dtype),
             NamedSharding(mesh, words(mesh, layout.get(name, ()), len(shape))),
         )
-        for name, shape in SHAPES.items()
+        for name, shape in shapes.items()
     }
 
 
@@ -109,13 +109,17 @@ def test_it_trains_as_without(name, layout):
 def test_every_optimizer_trains_as_without(row: Row, layout):
     mesh, tx = mesh_of(), row.build()
     sharded = gradtx.shard_state(tx, mesh, min_size=8)
-    extra = row.keywords
+    extra, shapes = row.keywords, SHAPES
+    if row.name == "soap":
+        # The first factor of a matrix that is not square has a null space, where any basis is one of eigenvectors: the last
+        # place of a gradient decides which, and so a third of the first steps.
+        shapes = {**SHAPES, "matrix": (16, 16)}
 
     def train(tx: Any, layout: Any) -> Any:
-        params = placed(mesh, layout, 0)
+        params = placed(mesh, layout, 0, shapes=shapes)
         state = tx.init(params)
         for i in range(3):
-            params, state = gradtx.step(tx, params, state, placed(mesh, layout, i + 1), **extra)
+            params, state = gradtx.step(tx, params, state, placed(mesh, layout, i + 1, shapes=shapes), **extra)
         return params, state
 
     params, state = train(sharded, LAYOUTS[layout])

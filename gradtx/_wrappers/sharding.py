@@ -255,7 +255,8 @@ def shard_state(
     Args:
         tx: a transformation, gradtx's or Optax's.
         mesh: the mesh the parameters live on.
-        axis: the mesh axis, or several, over which the parameters are replicated.
+        axis: the mesh axis, or several, over which the parameters are replicated. Over several, gradients are scattered and
+            parameters gathered along one after the other, which TPUs need on larger slices: `data_mesh`.
         min_size: how many elements an array has to have at least to be split.
         params: the parameters, or their shapes or shardings as a tree, from which their placement is read. Needed only
             where `init` or `update` runs inside `jax.jit` on a mesh with automatic axes of which some split the
