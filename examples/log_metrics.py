@@ -25,6 +25,11 @@ STEPS, BATCH, EVERY = 300, 64, 10
 LAYERS = {"hidden": "hidden/**", "last": "last/**"}
 
 
+def largest(view):
+    """A measurement of one's own: the size of the largest update."""
+    return jnp.max(jnp.array([abs(update).max() for update in view.updates]))
+
+
 def optimizer(steps):
     """AdamW, and what is to be seen of it. A probe measures at the place where it stands."""
     rate = gradtx.schedules.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 10, steps)
@@ -34,7 +39,7 @@ def optimizer(steps):
         gradtx.adamw(rate, weight_decay=0.1, mask=lambda path, leaf: leaf.ndim > 1),
         gradtx.update_ratio(per=LAYERS),
         gradtx.update_cosine(),
-        gradtx.probe("largest update", lambda view: jnp.max(jnp.array([abs(u).max() for u in view.updates]))),
+        gradtx.probe("largest update", largest),
     )
 
 
