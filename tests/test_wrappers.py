@@ -297,6 +297,18 @@ def test_lookahead_in_pairs_and_alone_agree(reset: bool):
     chex.assert_trees_all_equal(samples.avals(state), samples.avals(other))
 
 
+def test_an_optax_state_with_python_numbers_starts_anew():
+    counting = optax.GradientTransformation(
+        lambda p: {"fresh": True}, lambda u, s, p=None: (u, {"fresh": jnp.asarray(False)})
+    )
+    tx = gradtx.lookahead(counting, 2, 0.5, reset_state=True)
+    state, params = jax.jit(tx.init)({"w": jnp.ones(3)}), {"w": jnp.ones(3)}
+    for fresh in (False, True, False):
+        _, state = jax.jit(tx.update)(params, state, params)
+        (kept,) = (x for x in jax.tree.leaves(state) if x.dtype == bool)
+        assert bool(kept) is fresh
+
+
 def _alone(tx: Any, params: Any, steps: int) -> tuple[Any, Any]:
     state = tx.init(params)
     for i in range(steps):

@@ -136,8 +136,8 @@ def as_updates(tx: Any, updates: Any, like: Any, params: Any) -> Any:
 
 
 def cast_like(tree: Any, like: Any) -> Any:
-    """A tree in the dtypes of another."""
-    return jax.tree.map(lambda x, old: dtypes.cast(x, old.dtype), tree, like)
+    """A tree in the dtypes of another; Optax's states may have Python's numbers in them."""
+    return jax.tree.map(lambda x, old: dtypes.cast(jnp.asarray(x), old.dtype), tree, like)
 
 
 def in_compute_dtype(gradients: Any, params: Any) -> Any:
