@@ -88,7 +88,7 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
     Raises:
         TypeError: `tx` is not a gradtx transformation (wrap Optax's: `gradtx.chain(tx)`), or a function among the keywords
             has no hash, or one is neither a function, a string, nor a tree of arrays and numbers.
-        ValueError: parameters, state and gradients lie on different devices; nothing was used up.
+        ValueError: parameters, state and gradients lie on different devices, or one was used up before; nothing is used up now.
     """
     if not isinstance(tx, Transform):
         raise TypeError(f"step: expected a gradtx transformation, got {tx!r}; wrap Optax's: gradtx.chain(tx)")
@@ -100,10 +100,25 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
         compiled = _donating_step
     try:
         return compiled(static, tx, params, state, grads, arrays)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         if "incompatible devices" in str(error) or "Mesh for all inputs should be equal" in str(error):
             raise ValueError(_elsewhere(params, state, grads)) from error
-        raise
+        gone = _used_up({"params": params, "state": state, "grads": grads})
+        if gone is None:
+            raise
+        raise ValueError(
+            f"step: {gone} was used up by an earlier call, whose results lie in its memory: go on with the parameters and the "
+            "state that it returned, or pass donate=False to keep those that go in"
+        ) from error
+
+
+def _used_up(tree: Any) -> str | None:
+    """The path of the first array that no longer has memory of its own."""
+    gone = (
+        isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.is_deleted()
+        for x in jax.tree.leaves(tree)
+    )
+    return next((path for path, deleted in zip(trees.leaf_paths(tree), gone, strict=True) if deleted), None)
 
 
 def _elsewhere(params: Any, state: Any, grads: Any) -> str:

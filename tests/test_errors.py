@@ -520,3 +520,13 @@ def test_a_function_without_a_hash_as_a_keyword_of_step():
     tx = gradtx.sgd(0.1)
     with pytest.raises(TypeError, match=r"step: expected the function value_fn= to be hashable"):
         gradtx.step(tx, jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3), value_fn=Loss())
+
+
+def test_arrays_that_an_earlier_step_used_up():
+    tx, params = gradtx.adam(0.1), {"dense": {"kernel": jnp.ones(3)}}
+    state, grads = tx.init(params), {"dense": {"kernel": jnp.ones(3)}}
+    new = gradtx.step(tx, params, state, grads)
+    for wrong, name in (((params, new[1]), "params/dense/kernel"), ((new[0], state), "state")):
+        with pytest.raises(ValueError, match=f"step: {name}.* was used up by an earlier call.*donate=False"):
+            gradtx.step(tx, *wrong, grads)
+    gradtx.step(tx, *new, grads)
