@@ -24,6 +24,12 @@ from gradtx._core.transform import Wrapper
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 every = pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
+# For what takes seconds a row: the parts of optimizers, which these hold, only in the slow sweep.
+every_optimizer = pytest.mark.parametrize(
+    "row",
+    [row if row in OPTIMIZERS else pytest.param(row, marks=pytest.mark.slow) for row in ZOO],
+    ids=lambda row: row.name,
+)
 REALLY_RUN = {"sgd_nesterov", "adamw", "muon", "adafactor", "schedule_free_adamw", "clip_by_global_norm"}
 OTHERS = [jnp.float32, jnp.bfloat16, jnp.float16]
 
@@ -300,7 +306,7 @@ def test_a_population_is_a_vmap(row: Row):
         chex.assert_trees_all_close(jax.tree.map(lambda y, i=i: y[i], many), one, rtol=2e-5, atol=1e-12)
 
 
-@every
+@every_optimizer
 def test_hypergradients_are_finite_with_dead_inputs(row: Row):
     tree = samples.params(row.dtype)
     dead = jax.tree.map(jnp.zeros_like, tree)
