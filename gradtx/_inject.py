@@ -40,7 +40,7 @@ class InjectedHyperparams(Transform):
         """The transformation inside."""
         return self.transforms[0]
 
-    def init(self, params: Any) -> InjectState:  # type: ignore[override]
+    def init(self, params: Any) -> InjectState:
         inner = self.tx.init(params)
         count = jax.tree.leaves(inner)[0]
         sharding = getattr(count, "sharding", None) if _is_placed(count) else None
@@ -52,9 +52,7 @@ class InjectedHyperparams(Transform):
             numbers[name] = jnp.asarray(number, scalar_dtype())
         return InjectState(numbers, inner)
 
-    def update(  # type: ignore[override]
-        self, updates: Any, state: InjectState, params: Any = None, **extra: Any
-    ) -> tuple[Any, InjectState]:
+    def update(self, updates: Any, state: InjectState, params: Any = None, **extra: Any) -> tuple[Any, InjectState]:
         table = numbers_of(self.tx)
         if set(state.hyperparams) != set(table):
             self._explain(set(state.hyperparams), set(table))

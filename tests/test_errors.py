@@ -530,3 +530,21 @@ def test_arrays_that_an_earlier_step_used_up():
         with pytest.raises(ValueError, match=f"step: {name}.* was used up by an earlier call.*donate=False"):
             gradtx.step(tx, *wrong, grads)
     gradtx.step(tx, *new, grads)
+
+
+class turned(gradtx.Treewise):
+    """Turns the update, or not, as a keyword says."""
+
+    keywords = ("way",)
+
+    def update_tree(self, s: Any, updates: Any) -> Any:
+        return jax.tree.map(jnp.negative, updates) if s.way == "back" else updates
+
+
+def test_a_stage_may_ask_for_a_string():
+    tx, tree = gradtx.chain(turned(), gradtx.scale(2.0)), {"w": jnp.ones(3)}
+    for way, expected in (("back", -2.0), ("on", 2.0), ("back", -2.0)):
+        updates, _ = tx.update(tree, tx.init(tree), tree, way=way)
+        np.testing.assert_array_equal(updates["w"], expected)
+        params, _ = gradtx.step(tx, tree, tx.init(tree), tree, donate=False, way=way)
+        np.testing.assert_array_equal(params["w"], 1 + expected)

@@ -41,18 +41,23 @@ def watch(keywords: Iterable[tuple[str, Any]], instead: str = KEYWORD) -> None:
             )
 
 
+def is_static(value: Any) -> bool:
+    """Whether a keyword is none that a program could take as an argument, but one that it is made for."""
+    return callable(value) or isinstance(value, str)
+
+
 def split_keywords(extra: dict[str, Any], owner: str) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
     """The keywords of a compiled step that are static, sorted, and those that are traced.
 
     Raises:
         TypeError: one can be neither.
     """
-    static = tuple((k, v) for k, v in sorted(extra.items()) if callable(v) or isinstance(v, str))
+    static = tuple((k, v) for k, v in sorted(extra.items()) if is_static(v))
     for name, value in static:
         if type(value).__hash__ is None:
             raise TypeError(f"{owner}: expected the function {name}= to be hashable, since it is static; got {value!r}")
     watch(static)
-    arrays = {k: v for k, v in extra.items() if not (callable(v) or isinstance(v, str))}
+    arrays = {k: v for k, v in extra.items() if not is_static(v)}
     for name, tree in arrays.items():
         for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
             if not isinstance(x, (bool, int, float, complex)) and not hasattr(x, "dtype"):

@@ -38,7 +38,7 @@ class Numbers:
     What is computed from the step count lies in one vector, so that a leaf program has few arguments, which is what
     tracing a thousand leaves costs. The compiler may not take the vector apart: a leaf then waits for one small
     computation instead of several, and XLA:CPU keeps working leaf by leaf while its data is in the cache (7% of a step
-    of 40 leaves). Where there is only one leaf, waiting is all that is left of it (3%), and the compiler may.
+    of 40 leaves). Where there is only one leaf, waiting is all that is left of it, and the compiler may.
 
     Attributes:
         vector: what is computed once a step, of all stages; None if there is nothing.
@@ -190,7 +190,7 @@ def leaf_kind(
         rounding = param is not None and any(plan.skeletons[i].rounds for i in active)
         other = dict(instead)
         kind = LeafKind(
-            stages=tuple(other.get(i, plan.skeletons[i]) for i in active),  # type: ignore[arg-type]
+            stages=tuple(other.get(i, plan.skeletons[i]) for i in active),
             compute=compute,
             out=out_dtype(param, grad, rounds=plan.rounds) if this.last else compute,
             param=param if rounding else compute,  # type: ignore[arg-type]

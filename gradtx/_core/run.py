@@ -1,9 +1,9 @@
-"""`update` of a whole chain: check what came, run the plan, put the state back together."""
+"""`update` of a whole chain: run the plan, put the state back together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,32 +12,16 @@ import optax
 
 from gradtx._core import foreign, pairs, program, trees
 from gradtx._core.dtypes import compute_dtype, is_inexact
-from gradtx._core.functions import watch
+from gradtx._core.functions import is_static, watch
+from gradtx._core.incoming import Incoming, checked
 from gradtx._core.order import label
 from gradtx._core.plan import Plan, Segment, plan_for, units_here
 from gradtx._core.signal import Signal
 from gradtx._core.slots import State
-from gradtx._core.stages import Opaque, Stage, Wrapped
+from gradtx._core.stages import Stage, Wrapped
 from gradtx._core.start import as_stages_act, only, where_stages_act, with_numbers
 from gradtx._core.storage import CodecError
 from gradtx._core.tree_program import TreeKind, tree_program
-
-
-class _Leaves(NamedTuple):
-    """The leaves of one call, flat."""
-
-    gradients: list[Any]
-    params: list[Any] | None
-    treedef: Any
-    tree: Any
-    rounds: bool
-
-    def dtypes(self, i: int) -> tuple[np.dtype | None, np.dtype]:
-        return None if self.params is None else self.params[i].dtype, self.gradients[i].dtype
-
-    def out(self, i: int) -> np.dtype:
-        """The dtype of a leaf's update."""
-        return program.out_dtype(*self.dtypes(i), rounds=self.rounds)
 
 
 def update(tx: Stage, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
@@ -65,7 +49,7 @@ def step(
         for name in getattr(stage, "keywords", ()):
             if name not in extra:
                 raise foreign.missing_keyword(label(stage), name, extra)
-    here = _check(plan, updates, state, params)
+    here = checked(plan, updates, state, params)
     kept = [dict(entry) if isinstance(entry, dict) else entry for entry in state.stages]
     memories = tuple(_memory(plan, i, entry) for i, entry in enumerate(kept))
     count, scalars, memories = program.step_scalars(
@@ -106,30 +90,11 @@ def step(
     return jax.tree.unflatten(here.treedef, signals), State(count, tuple(kept))
 
 
-def _check(plan: Plan, updates: Any, state: Any, params: Any) -> _Leaves:
-    if params is None and plan.needs_params:
-        raise ValueError(
-            f"{plan.needs_params[0]} needs the parameters: call update(gradients, state, params); params was None"
-        )
-    gradients, param_leaves, treedef = trees.fitting(updates, params)
-    if not isinstance(state, State) or len(state.stages) != len(plan.stages):
-        got = f"one with {len(state.stages)} stages" if isinstance(state, State) else f"a {type(state).__name__}"
-        raise ValueError(f"expected the state of a chain with {len(plan.stages)} stages, from its init; got {got}")
-    for stage, entry, expected in zip(plan.stages, state.stages, plan.slot_names, strict=True):
-        if not isinstance(stage, Opaque) and (set(entry) if isinstance(entry, dict) else set()) != expected:
-            found = sorted(entry) if isinstance(entry, dict) else "nothing"
-            raise ValueError(
-                f"{label(stage)}: expected the slots {sorted(expected)} in the state, got {found}; it was initialized for "
-                "another chain, or a number was replaced by a schedule (or the reverse) since `init`"
-            )
-    return _Leaves(gradients, param_leaves, treedef, updates, plan.rounds)
-
-
 def _memory(plan: Plan, index: int, entry: Any) -> dict[str, Any]:
     return {slot.name: entry[slot.name] for slot in plan.stored[index] if slot.role == "scalar"}
 
 
-def _slots_of(plan: Plan, index: int, here: _Leaves, kept: list[Any]) -> dict[str, list[Any]]:
+def _slots_of(plan: Plan, index: int, here: Incoming, kept: list[Any]) -> dict[str, list[Any]]:
     """The arrays that a stage keeps for the leaves, by name; `optax.MaskedNode()` where a leaf has none."""
     return {
         slot.name: trees.slot_leaves(
@@ -172,7 +137,7 @@ def _run_leafwise(
     plan: Plan,
     number: int,
     scalars: Any,
-    here: _Leaves,
+    here: Incoming,
     acts: dict[int, list[bool] | None],
     others: dict[int, list[Stage]],
     signals: list[Any],
@@ -219,7 +184,7 @@ def _run_treewise(
     plan: Plan,
     segment: Segment,
     scalars: Any,
-    here: _Leaves,
+    here: Incoming,
     chosen: list[int],
     signals: list[Any],
     kept: list[Any],
@@ -229,8 +194,8 @@ def _run_treewise(
     (index,) = segment.indices
     stage: Any = plan.skeletons[index]
     given = {name: extra[name] for name in stage.keywords}
-    functions = tuple((name, x) for name, x in given.items() if callable(x))
-    watch(functions)
+    static = tuple((name, x) for name, x in given.items() if is_static(x))
+    watch(static)
     dtypes = []
     for i in chosen:
         param, grad = here.dtypes(i)
@@ -245,7 +210,7 @@ def _run_treewise(
         tuple(chosen),
         here.treedef,
         segment.keep,
-        functions,
+        static,
         tuple(units_here(plan, (index,), units) for units in held),
     )
     own = {slot.name for slot in plan.stages[index].slots()}
@@ -257,7 +222,7 @@ def _run_treewise(
         here.params if "param" in stage.requires else None,
         [_of_leaf(slots, i) for i in chosen],
         memory,
-        {name: x for name, x in given.items() if not callable(x)},
+        {name: x for name, x in given.items() if not is_static(x)},
         count,
     )
     for i, group in zip(chosen, new_slots, strict=True):
@@ -273,7 +238,7 @@ def _run_treewise(
 def _run_foreign(
     stage: Any,
     segment: Segment,
-    here: _Leaves,
+    here: Incoming,
     params: Any,
     acts: list[bool] | None,
     signals: list[Any],

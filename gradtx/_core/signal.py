@@ -169,7 +169,7 @@ class Signal:
         gradient = update = self.update
         if self.clamp:
             # Not the same array twice: a moment reads the one, and what is divided by it later is the other. XLA:CPU
-            # would keep a selection in memory, from where such a pair of users reads it: a quarter of RMSProp's step.
+            # would keep a selection in memory, from where such a pair of users reads it: for RMSProp a pass more.
             gradient, update = _clamp(self.update, self.clamp), _clamp(self.update, self.clamp, slack=True)
         return self.replace(gradient=gradient, update=update, captured_as=self.sense)
 

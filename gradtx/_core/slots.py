@@ -180,3 +180,17 @@ def scalar_like_parameters(params: list[Any], shape: tuple[int, ...], dtype: np.
             replicated = _on_mesh(sharding.mesh, [None for _ in shape])
             return jax.device_put(np.zeros(shape, dtype), replicated)
     return jnp.zeros(shape, dtype)
+
+
+def slot_storage(dtype: Any, owner: Any, field: str) -> np.dtype | None:
+    """A storage dtype as the user gives it (`None`, `"bfloat16"`, `jnp.bfloat16`), canonical."""
+    if dtype is None:
+        return None
+    where = f"{type(owner).__name__}({field}=...)"
+    try:
+        canonical = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+    except TypeError as error:
+        raise TypeError(f"{where}: expected a dtype, got {dtype!r}") from error
+    if not jnp.issubdtype(canonical, jnp.inexact):
+        raise TypeError(f"{where}: expected a floating or complex dtype, got {canonical.name}, which would truncate")
+    return canonical

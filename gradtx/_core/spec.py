@@ -53,7 +53,7 @@ class Spec:
             cls,
             cls._flatten_with_keys,
             cls._unflatten,
-            flatten_func=cls._flatten,  # type: ignore[arg-type]
+            flatten_func=cls._flatten,
         )
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class Spec:
             return True
         if type(self) is not type(other):
             return NotImplemented if not isinstance(other, Spec) else False
-        return self._identity() == other._identity()  # type: ignore[attr-defined]
+        return self._identity() == other._identity()
 
     def __ne__(self, other: object) -> bool:
         result = self.__eq__(other)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gradtx._core.hyperparameters import Decay, stage_field
@@ -83,12 +82,12 @@ class Stage(Transform):
     composite: ClassVar[Composite | None] = None
     turns: ClassVar[Any] = False
 
-    def init(self, params: Any) -> Any:  # type: ignore[override]
+    def init(self, params: Any) -> Any:
         from gradtx._core import start  # a stage alone is a chain of one: the imports against the stream
 
         return start.init(self, params)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:  # type: ignore[override]
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         from gradtx._core import run
 
         return run.update(self, updates, state, params, extra)
@@ -297,17 +296,3 @@ def is_foreign(tx: Any) -> bool:
 def leaf_slots(stage: Stage) -> tuple[Slot, ...]:
     """The slots that have one array a leaf."""
     return tuple(slot for slot in stage.slots() if slot.role != "scalar")
-
-
-def slot_storage(dtype: Any, owner: Any, field: str) -> np.dtype | None:
-    """A storage dtype as the user gives it (`None`, `"bfloat16"`, `jnp.bfloat16`), canonical."""
-    if dtype is None:
-        return None
-    where = f"{type(owner).__name__}({field}=...)"
-    try:
-        canonical = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
-    except TypeError as error:
-        raise TypeError(f"{where}: expected a dtype, got {dtype!r}") from error
-    if not jnp.issubdtype(canonical, jnp.inexact):
-        raise TypeError(f"{where}: expected a floating or complex dtype, got {canonical.name}, which would truncate")
-    return canonical

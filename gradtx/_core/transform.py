@@ -33,7 +33,7 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
     def _blank(cls) -> Self:
         return tuple.__new__(cls, (None, None))
 
-    def init(self, params: Any) -> Any:  # type: ignore[override]
+    def init(self, params: Any) -> Any:
         """The state before the first step.
 
         Args:
@@ -47,7 +47,7 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
         """
         raise NotImplementedError
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:  # type: ignore[override]
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         """One step.
 
         Args:

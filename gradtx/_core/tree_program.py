@@ -33,7 +33,7 @@ class TreeKind:
         indices: which leaves of the tree.
         treedef: the structure of the tree.
         keep: whether later stages need more of the signals than their updates.
-        functions: the keywords that are functions.
+        static: the keywords that are functions or strings.
         units: for each leaf the codecs that keep its slots.
     """
 
@@ -43,7 +43,7 @@ class TreeKind:
     indices: tuple[int, ...]
     treedef: Any
     keep: bool
-    functions: tuple[tuple[str, Any], ...]
+    static: tuple[tuple[str, Any], ...]
     units: tuple[tuple[PlacedUnit, ...], ...]
 
 
@@ -77,7 +77,7 @@ def tree_program(
             stores.append(Store(units, (group,), numbers_of_leaf, c, signal.update.shape, place))
     before = [store.before(0) for store in stores]
     leaves = Leaves(given, before, memory, kind.indices, kind.treedef, params)
-    vars(numbers).update(keywords, **dict(kind.functions))
+    vars(numbers).update(keywords, **dict(kind.static))
     has_complex = any(jnp.issubdtype(c, jnp.complexfloating) for c in computes)
     with jax.numpy_dtype_promotion("standard") if has_complex else contextlib.nullcontext():
         with jax.named_scope(type(stage).__name__):

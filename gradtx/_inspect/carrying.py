@@ -22,8 +22,9 @@ def carry_state(old_tx: Any, state: Any, tx: Any, params: Any, fill: Fill = "fre
     """The state of another chain, or for parameters of other shapes, with what the old one had learned.
 
     A stage that both chains have keeps its slots, whatever has been put around or between them, also if one of them stores
-    it in another way; what is kept by the same codec keeps its words. A leaf keeps its arrays by its path; where its shape changed, the part that both shapes have (old rows of
-    a vocabulary that was extended); new leaves and new stages start fresh. The step count is the old one.
+    it in another way; what is kept by the same codec keeps its words. A leaf keeps its arrays by its path; where its shape
+    changed, the part that both shapes have (old rows of a vocabulary that was extended); new leaves and new stages start
+    fresh. The step count is the old one.
 
     Args:
         old_tx: the transformation that made the state.

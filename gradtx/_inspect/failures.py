@@ -237,7 +237,7 @@ class ReportNonfinite(Conditional):
         if self.on_report is not None and not callable(self.on_report):
             raise TypeError(f"report_nonfinite(on_report=...): expected a function of a report, got {self.on_report!r}")
 
-    def init(self, params: Any) -> ReportState:  # type: ignore[override]
+    def init(self, params: Any) -> ReportState:
         failed_at = scalar_like_parameters(jax.tree.leaves(params), (), np.dtype(np.int32))
         return ReportState(failed_at, self.tx.init(params))
 

@@ -204,7 +204,7 @@ def _arrays(tx: Any, state: Any, group: str | None = None) -> Iterator[tuple[str
     for position, entry in zip(positions(tx), state.stages, strict=True):
         inside = group if position.group is None else show_pattern(position.group)
         if isinstance(position.stage, Opaque):
-            yield from _arrays(position.stage.transformation, entry, inside)  # type: ignore[attr-defined]
+            yield from _arrays(position.stage.transformation, entry, inside)
         elif isinstance(entry, dict):
             for name, kept in entry.items():
                 yield from ((inside, name, array) for array in jax.tree.leaves(kept))

@@ -68,7 +68,7 @@ def parts(tx: Any, state: Any, way: Way = ()) -> Iterator[Part]:
         yield from parts(tx.tx, state, (*way, ("transforms", 0)))
         return
     if not isinstance(tx, Stage):
-        for i, (inside, field) in enumerate(zip(tx.transforms, tx.held, strict=True)):  # type: ignore[attr-defined]
+        for i, (inside, field) in enumerate(zip(tx.transforms, tx.held, strict=True)):
             yield from parts(inside, getattr(state, field), (*way, ("transforms", i)))
         return
     for position, entry in zip(positions(tx), state.stages, strict=True):
@@ -88,7 +88,7 @@ def fits(tx: Any, state: Any) -> bool:
         for position, stage, entry, stored in zip(positions(tx), plan.stages, state.stages, plan.stored, strict=True):
             if isinstance(stage, Wrapped):
                 assert position.stage is not None
-                if not fits(position.stage.transformation, entry):  # type: ignore[attr-defined]
+                if not fits(position.stage.transformation, entry):
                     return False
                 continue
             names = {slot.name for slot in stored}

@@ -13,8 +13,8 @@ import optax
 
 from gradtx._core import dtypes, trees
 from gradtx._core.hyperparameters import Decay, decay_field, number_field
-from gradtx._core.slots import Slot
-from gradtx._core.stages import Leaves, Step, Treewise, slot_storage
+from gradtx._core.slots import Slot, slot_storage
+from gradtx._core.stages import Leaves, Step, Treewise
 
 Slots = dict[str, jax.Array]
 

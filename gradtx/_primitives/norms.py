@@ -31,9 +31,8 @@ def _norm_at_the_scale_it_needs(x: jax.Array) -> jax.Array:
 
 
 def _reach(dtype: np.dtype) -> int:
-    return (
-        jnp.finfo(dtype).maxexp * 3 // 4
-    )  # 96 for float32: the largest and the smallest normal number have a square there
+    """The exponent of the other scales: 96 for float32. The largest and the smallest normal number have a square there."""
+    return jnp.finfo(dtype).maxexp * 3 // 4
 
 
 def _is_ordinary(plain: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
-from gradtx._core.stages import Leafwise, Stage, slot_storage
+from gradtx._core.slots import slot_storage
+from gradtx._core.stages import Leafwise, Stage
 from gradtx._primitives.decompositions import eigenvectors
 from gradtx._primitives.matrices import AxesOf, Layout, adjoint, axes_field, largest, product
 

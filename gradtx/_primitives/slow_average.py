@@ -10,8 +10,8 @@ import jax
 
 from gradtx._core.hyperparameters import decay_field, number_field
 from gradtx._core.signal import Signal
-from gradtx._core.slots import Slot
-from gradtx._core.stages import Leafwise, Step, slot_storage
+from gradtx._core.slots import Slot, slot_storage
+from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
 
 Slots = dict[str, jax.Array]

@@ -11,20 +11,13 @@ import math
 import re
 from typing import NamedTuple
 
-ITEM_BYTES = {
-    **dict.fromkeys(["s4", "u4"], 0.5),
-    **dict.fromkeys(["pred", "s8", "u8", "f8e4m3", "f8e4m3fn", "f8e5m2", "f8e3m4", "f8e4m3b11fnuz"], 1),
-    **dict.fromkeys(["s16", "u16", "bf16", "f16"], 2),
-    **dict.fromkeys(["s32", "u32", "f32"], 4),
-    **dict.fromkeys(["s64", "u64", "f64", "c64"], 8),
-    "c128": 16,
-}
+from gradtx._rehearsal.collectives import INSTRUCTION, ITEM_BITS
+
 # What costs no traffic: names for parts of arrays, and the second half of an asynchronous pair.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "opt-barrier"}
 FREE_CUSTOM_CALLS = ("ConcatBitcast", "AllocateBuffer")
 
 _SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:,|$| )")
 _OURS = re.compile(r"jit\((gradtx_step|leaf_program|step_scalars)\)")
 _MOVING = re.compile(r"/(gather_parameters|scatter_gradients|bring_state|return_state)/")
 _COLLECTIVE = re.compile(r"all-|reduce-scatter|collective-")
@@ -54,7 +47,7 @@ class Traffic(NamedTuple):
 
 def arrays(shape: str) -> list[Array]:
     """The arrays of a shape as XLA prints it; a tuple has several, tokens and the like have none."""
-    return [_array(m) for m in _SHAPE.finditer(shape) if m.group(1) in ITEM_BYTES]
+    return [_array(m) for m in _SHAPE.finditer(shape) if m.group(1) in ITEM_BITS]
 
 
 def _array(match: re.Match[str]) -> Array:
@@ -66,7 +59,7 @@ def _array(match: re.Match[str]) -> Array:
         for i, length in enumerate(reversed([int(n) for n in tile.group(1).split(",")])):
             if i < len(sizes):
                 sizes[i] = -(-sizes[i] // length) * length
-    return Array(math.prod(sizes) * ITEM_BYTES[dtype], not re.search(r"S\(\d+\)", layout))
+    return Array(math.prod(sizes) * ITEM_BITS[dtype] / 8, not re.search(r"S\(\d+\)", layout))
 
 
 def traffic(hlo_text: str) -> list[Traffic]:
@@ -75,7 +68,7 @@ def traffic(hlo_text: str) -> list[Traffic]:
     shapes: dict[str, str] = {}
     moved = []
     for line in hlo_text[start : hlo_text.index("\n}", start)].split("\n")[2:]:
-        match = _INSTRUCTION.match(line)
+        match = INSTRUCTION.match(line)
         if not match:
             continue
         name, shape, opcode, operands = match.groups()

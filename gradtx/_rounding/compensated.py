@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.signal import Signal
-from gradtx._core.slots import Slot
-from gradtx._core.stages import Leafwise, slot_storage
+from gradtx._core.slots import Slot, slot_storage
+from gradtx._core.stages import Leafwise
 from gradtx._rounding import grid
 
 Slots = dict[str, jax.Array]

@@ -11,8 +11,8 @@ $$k = \left\lfloor H \frac{m}{|m| + c\,\rho} + U \right\rfloor, \qquad m = c \fr
 
 a bounded number that needs no scale and is finest where ratios lie (the steady state of gaussian gradients has
 $|m|/\sqrt{v} \approx 0.23$). Writing and reading take the same $\rho$, so it need not be the root: it has half of v's exponent
-and half of its mantissa, one shift of the code, and is 0 to 6% above. A true root there, and once more for
-reading, took a third of the step on a CPU. The largest ratio is 7.75 to 8.2; Adam's cannot exceed
+and half of its mantissa, one shift of the code, and is 0 to 6% above. True roots, for writing and for
+reading, made a step on a CPU up to half as long again. The largest ratio is 7.75 to 8.2; Adam's cannot exceed
 $(1-b_1) / \sqrt{(1-b_2)(1-b_1^2/b_2)}$, 7.3 by default (Cauchy-Schwarz). So where v saturates, no update is larger than 8.2 learning rates.
 
 Range: v from $2^{-82}$ to $2^{45}$, gradients of 4.5e-13 to 5.9e6; nonzero values outside are kept as the nearest end. v is

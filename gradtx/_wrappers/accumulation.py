@@ -58,7 +58,7 @@ class AccumulateGradients(Conditional):
             raise ValueError(f"accumulate_gradients(every_k=...): expected at least 1, got {k}")
         object.__setattr__(self, "every_k", int(k))
 
-    def init(self, params: Any) -> AccumulateState:  # type: ignore[override]
+    def init(self, params: Any) -> AccumulateState:
         leaves = jax.tree.leaves(params)
         inner = self.tx.init(params)
         mean: Any = ()

@@ -52,7 +52,7 @@ class DivideByCurvature(Conditional):
                 f"sophia(update_interval=...): expected an int of at least 1, got {self.update_interval!r}"
             )
 
-    def init(self, params: Any) -> CurvatureState:  # type: ignore[override]
+    def init(self, params: Any) -> CurvatureState:
         direction, hessian = self.transforms
         nu = jax.tree.map(lambda p: zeros_like_parameter(p, dtypes.compute_dtype(np.dtype(p.dtype))), params)
         return CurvatureState(direction.init(params), nu, hessian.init(params))

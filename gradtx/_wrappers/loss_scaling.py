@@ -68,7 +68,7 @@ class DynamicLossScale(Conditional):
                 f"dynamic_loss_scale(backoff_factor=...): expected a number < 1, got {self.backoff_factor:g}"
             )
 
-    def init(self, params: Any) -> LossScaleState:  # type: ignore[override]
+    def init(self, params: Any) -> LossScaleState:
         leaves = jax.tree.leaves(params)
         good, skipped = (scalar_like_parameters(leaves, (), np.dtype(np.int32)) for _ in range(2))
         scale = scalar_like_parameters(leaves, (), scalar_dtype()) + jnp.asarray(self.initial_scale, scalar_dtype())

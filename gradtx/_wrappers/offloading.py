@@ -27,12 +27,10 @@ class OffloadState(Wrapper):
 
     # ---- Optax's protocol ----
 
-    def init(self, params: Any) -> Any:  # type: ignore[override]
+    def init(self, params: Any) -> Any:
         return jax.tree.map(lambda x: in_memory(x, self._home(x)), self.tx.init(params))
 
-    def update(  # type: ignore[override]
-        self, updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         trees.fitting(updates, params)
         static, arrays = split_keywords(extra, "offload_state")
         placed = self if params is None else self._placed_at(params)

@@ -38,7 +38,7 @@ class RestartEvery(Conditional):
         if not isinstance(self.period, int) or self.period < 1:
             raise ValueError(f"restart_every(period=...): expected an int of at least 1, got {self.period!r}")
 
-    def init(self, params: Any) -> RestartState:  # type: ignore[override]
+    def init(self, params: Any) -> RestartState:
         return RestartState(
             scalar_like_parameters(jax.tree.leaves(params), (), np.dtype(np.int32)), self.tx.init(params)
         )

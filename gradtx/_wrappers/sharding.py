@@ -34,16 +34,14 @@ class ShardState(Wrapper):
 
     # ---- Optax's protocol ----
 
-    def init(self, params: Any) -> Any:  # type: ignore[override]
+    def init(self, params: Any) -> Any:
         leaves, treedef = trees.flatten(params, "the parameter")
         places = self._placed_at(params)._places(leaves, params)
         shards = [_put(leaf, stations[-1]) for leaf, stations in zip(leaves, places, strict=True)]
         state = self.tx.init(jax.tree.unflatten(treedef, shards))
         return jax.tree.map(_put, state, self._state_places(leaves, treedef, places))
 
-    def update(  # type: ignore[override]
-        self, updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("shard_state needs the parameters: call update(gradients, state, params); params was None")
         trees.fitting(updates, params)

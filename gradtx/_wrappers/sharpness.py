@@ -51,7 +51,7 @@ class SharpnessAware(Conditional):
         if isinstance(self.sync_period, bool) or not isinstance(self.sync_period, int) or self.sync_period < 1:
             raise ValueError(f"sam(sync_period=...): expected an int of at least 1, got {self.sync_period!r}")
 
-    def init(self, params: Any) -> SAMState:  # type: ignore[override]
+    def init(self, params: Any) -> SAMState:
         steps = scalar_like_parameters(jax.tree.leaves(params), (), np.dtype(np.int32))
         cache = None
         if not self.opaque_mode and self.sync_period > 1:

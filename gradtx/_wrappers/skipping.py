@@ -37,7 +37,7 @@ class SkipNonfinite(Conditional):
     built_by: ClassVar[str] = "skip_nonfinite"
     state_type: ClassVar[Any] = SkipState
 
-    def init(self, params: Any) -> SkipState:  # type: ignore[override]
+    def init(self, params: Any) -> SkipState:
         leaves = jax.tree.leaves(params)
         total, consecutive = (scalar_like_parameters(leaves, (), np.dtype(np.int32)) for _ in range(2))
         return SkipState(total, consecutive, self.tx.init(params))

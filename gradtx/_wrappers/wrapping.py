@@ -32,9 +32,7 @@ class Conditional(Wrapper):
     built_by: ClassVar[str]
     state_type: ClassVar[Any]
 
-    def update(  # type: ignore[override]
-        self, updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         gradients, leaves, treedef = trees.fitting(updates, params)
         if not isinstance(state, self.state_type):
             raise ValueError(
