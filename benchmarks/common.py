@@ -56,6 +56,13 @@ def training_step(tx: Any, *, as_argument: bool = False, keywords: dict[str, Any
     return jax.jit(lambda params, state, grads: step(tx, params, state, grads), donate_argnums=(0, 1))
 
 
+def run_by_a_user(lib: Any, storage: Any, *last: Any) -> Any:
+    """Clipping, a schedule, groups: what a training run has around AdamW."""
+    rate = lib.schedules.warmup_cosine_decay_schedule(0.0, 1e-3, 100, 10_000)
+    groups = lib.by_path({"**/bias": lib.adam(rate), "**": lib.adamw(rate, weight_decay=0.1)})
+    return lib.chain(lib.clip_by_global_norm(1.0), lib.with_storage(groups, storage), *last)
+
+
 def interleaved(contenders: dict[str, Callable[[], float]], rounds: int, seed: int = 0) -> dict[str, list[float]]:
     """Measure each contender once a round, in a new random order each time: noise that lasts hits all of them."""
     rng = random.Random(seed)

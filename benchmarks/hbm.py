@@ -62,13 +62,6 @@ class Case(NamedTuple):
     table: str = "core"
 
 
-def run_by_a_user(lib: Any, storage: Any, *last: Any) -> Any:
-    """Clipping, a schedule, groups: what a training run has around AdamW."""
-    rate = lib.schedules.warmup_cosine_decay_schedule(0.0, 1e-3, 100, 10_000)
-    groups = lib.by_path({"**/bias": lib.adam(rate), "**": lib.adamw(rate, weight_decay=0.1)})
-    return lib.chain(lib.clip_by_global_norm(1.0), lib.with_storage(groups, storage), *last)
-
-
 def storage_cases() -> list[Case]:
     """The state in fewer bytes: for shapes that compilers lay out differently, and in the chain of a real run."""
     cases = []
@@ -77,7 +70,7 @@ def storage_cases() -> list[Case]:
             name = f"adamw, {storage}, {' x '.join(map(str, shape))}"
             build = functools.partial(_adamw, storage)
             cases.append(Case(name, ideal, build, jnp.float32, False, shape, "storage"))
-        whole = functools.partial(run_by_a_user, storage=storage)
+        whole = functools.partial(common.run_by_a_user, storage=storage)
         cases.append(
             Case(f"clipping, schedule, groups, {storage}", ideal + 4, whole, jnp.float32, False, SHAPE, "storage")
         )

@@ -270,7 +270,8 @@ for tx in (split, gradtx.offload_state(split)):
 
 
 @pytest.mark.skipif(
-    not targets.gpus._is_installed("jax_plugins.xla_cuda12"), reason="JAX's CUDA plugin is not installed"
+    not any(map(targets.gpus._is_installed, ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"))),
+    reason="JAX's CUDA plugin is not installed",
 )
 @pytest.mark.parametrize("topology", ["h100:8", "a100:2x4"])
 def test_a_rehearsal_on_gpus(topology):

@@ -96,9 +96,10 @@ def require_compiler() -> None:
             f'"jax-cuda12-plugin=={jax.__version__}" nvidia-cuda-nvcc-cu12, or "gradtx[rehearsal-cuda]"'
         )
     if shutil.which("ptxas") is None:
-        folders = importlib.util.find_spec("nvidia.cuda_nvcc") if _is_installed("nvidia") else None
-        found = [pathlib.Path(f, "bin") for f in (folders.submodule_search_locations or ()) if f] if folders else []
-        found = [f for f in found if (f / "ptxas").exists()]
+        packages = ("nvidia.cuda_nvcc", "nvidia.cu13") if _is_installed("nvidia") else ()  # CUDA 12's place, and 13's
+        specs = [importlib.util.find_spec(package) for package in packages]
+        folders = [f for spec in specs if spec for f in (spec.submodule_search_locations or ()) if f]
+        found = [pathlib.Path(f, "bin") for f in folders if pathlib.Path(f, "bin", "ptxas").exists()]
         if not found:
             raise ImportError(
                 "compiling for a GPU needs NVIDIA's assembler, ptxas, and it is not on the PATH: pip install "
