@@ -44,6 +44,22 @@ def cast(x: jax.Array, dtype: np.dtype) -> jax.Array:
     return x if x.dtype == dtype and not getattr(x, "weak_type", False) else jax.lax.convert_element_type(x, dtype)
 
 
+def narrowed(x: jax.Array, dtype: np.dtype) -> jax.Array:
+    """`cast(x, dtype)` whose rounding holds where the result is widened again.
+
+    XLA drops a conversion to a narrower float and its reverse on accelerators; what it is told to round, it rounds.
+    """
+    if dtype not in (np.dtype(jnp.bfloat16), np.dtype(np.float16)) or x.dtype not in (np.float32, np.float64):
+        return cast(x, dtype)
+    info = jnp.finfo(dtype)
+    value = jax.lax.reduce_precision(x, info.nexp, info.nmant)
+    if dtype == np.float16:  # whose subnormal numbers reduce_precision takes for zero, and float32 has all
+        step = float(info.smallest_subnormal)
+        small = jax.lax.round(x * (1 / step), jax.lax.RoundingMethod.TO_NEAREST_EVEN) * step
+        value = jnp.where(jnp.abs(x) < float(info.tiny), small, value)
+    return cast(value, dtype)
+
+
 def is_inexact(dtype: np.dtype) -> bool:
     """Whether arrays of this dtype can be averaged: floating or complex."""
     return bool(jnp.issubdtype(dtype, jnp.inexact))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._core.signal import safe_divide, safe_sqrt
+from gradtx._core.signal import safe_divide, safe_sqrt, square
 
 
 def longest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
@@ -22,6 +22,21 @@ def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> ja
     count = x.size if axis is None else x.shape[axis]
     half = jnp.sum(x * (0.5 / max(count, 1)), axis, keepdims=keepdims)
     return jnp.where(jnp.isinf(half), half, 2 * jnp.minimum(half, jnp.finfo(x.dtype).max / 2))
+
+
+def mean_of_squares(x: jax.Array) -> jax.Array:
+    """The mean of `|x|**2`, at most the largest number: a scalar, 0 for an empty array.
+
+    A power of two that goes in before the square keeps the sum finite. XLA:CPU sums an array while it reads it where there
+    are products and minima of this one array only; selections it would write first.
+    """
+    count = max(x.size, 1)
+    scale = 2.0 ** -((count - 1).bit_length() + 1 >> 1)
+    share = count * scale**2  # in (1/4, 1]
+    squares = square(x * scale)
+    largest = float(jnp.finfo(squares.dtype).max)
+    total = jnp.sum(jnp.minimum(squares, largest * scale**2))
+    return jnp.minimum(total * (1 / share), largest)
 
 
 def from_means(row: jax.Array, column: jax.Array, rows: int, columns: int) -> jax.Array:

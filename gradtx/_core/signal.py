@@ -80,6 +80,20 @@ class SecondMoment:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class RawMoment(SecondMoment):
+    """A second moment that is no average: its value is `mean`, and corrected `mean / weight`, which may overflow."""
+
+    def root(self, inside: Array) -> Array:
+        if self.corrected:
+            return safe_divide(safe_sqrt(self.mean + inside * self.weight), jnp.sqrt(self.weight))
+        return safe_sqrt(self.mean + inside)
+
+    def value(self) -> Array:
+        return safe_divide(self.mean, self.weight) if self.corrected else self.mean
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Sense:
     """How often, and by which numbers, an update was turned.
 
@@ -116,6 +130,7 @@ class Signal:
     Attributes:
         update: what would be applied if the chain ended here. Stages change only this, through `write`.
         gradient: what the first estimator saw; unset (None) before it.
+        whole: the same before its clamp, or None where there was none.
         param: the parameter in the dtype of the arithmetic, or None if the caller gave none.
         first: the first moment, once estimated in this scope.
         second: the second moment, once estimated in this scope.
@@ -138,6 +153,7 @@ class Signal:
     sense: Sense = Sense()
     captured_as: Sense = Sense()
     marks: dict[str, Array] = dataclasses.field(default_factory=dict)
+    whole: Array | None = None
 
     def write(self, update: Array) -> Signal:
         """The signal with another update."""
@@ -158,6 +174,17 @@ class Signal:
         assert self.gradient is not None
         return self.gradient
 
+    @property
+    def unclamped(self) -> Array:
+        """The gradient before its clamp. To limit what is made of its square is cheaper than to limit it itself."""
+        return self.captured if self.whole is None else self.whole
+
+    @property
+    def squares(self) -> Array:
+        """`|g|**2` of the gradient, at most the largest number."""
+        squares = square(self.unclamped)
+        return at_most(squares, jnp.finfo(squares.dtype).max)
+
     def capture(self) -> Signal:
         """The signal with its gradient set: the update as it is now, unless an earlier stage captured it.
 
@@ -166,12 +193,13 @@ class Signal:
         """
         if self.gradient is not None:
             return self
-        gradient = update = self.update
+        gradient, update, whole = self.update, self.update, None
         if self.clamp:
             # Not the same array twice: a moment reads the one, and what is divided by it later is the other. XLA:CPU
             # would keep a selection in memory, from where such a pair of users reads it: for RMSProp a pass more.
             gradient, update = _clamp(self.update, self.clamp), _clamp(self.update, self.clamp, slack=True)
-        return self.replace(gradient=gradient, update=update, captured_as=self.sense)
+            whole = self.update
+        return self.replace(gradient=gradient, update=update, captured_as=self.sense, whole=whole)
 
 
 @jax.custom_jvp

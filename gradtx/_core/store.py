@@ -69,7 +69,7 @@ class Store:
         coded = {(i, name) for u in self._units for i, name in u.members}
         for name, value in values.items():
             if (stage, name) not in coded:
-                self._arrays[stage][name] = dtypes.cast(value, self._arrays[stage][name].dtype)
+                self._arrays[stage][name] = dtypes.narrowed(value, self._arrays[stage][name].dtype)
                 self._now[stage][name] = decoded(self._arrays[stage][name], self._compute)
         for unit in self._units:
             owners = {i for i, _ in unit.members}

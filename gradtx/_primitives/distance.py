@@ -123,7 +123,7 @@ class scale_by_prodigy(Treewise):
         share = jnp.ones((), real) if self.safeguard_warmup else s.gamma.astype(real)
         return {
             "mu": towards(old["mu"] * shrink, g, rate1),
-            "nu": towards(old["nu"] * (shrink * shrink), square(g), rate2),
+            "nu": towards(old["nu"] * (shrink * shrink), signal.squares, rate2),
             "grad_sum": keep * old["grad_sum"] + share * g,
             "params0": old["params0"],
         }

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.factors import mean
+from gradtx._core.factors import mean_of_squares
 from gradtx._core.hyperparameters import decay_field
-from gradtx._core.signal import SecondMoment, Signal, square
+from gradtx._core.signal import SecondMoment, Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards
@@ -49,7 +49,7 @@ class ema_squared_norm(Leafwise):
         return {"rate": jnp.where(step.count == 0, 1, step.complement(self.b2))}, {}
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        return {"nu": towards(slots["nu"], mean(square(signal.captured)), s.rate)}
+        return {"nu": towards(slots["nu"], mean_of_squares(signal.unclamped), s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         size = jnp.full_like(s.rate, max(signal.captured.size, 1))

@@ -94,7 +94,7 @@ class ema_second_moment(Leafwise):
         return average(step, self.b2)
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        return {"nu": towards(slots["nu"], square(signal.captured), s.rate)}
+        return {"nu": towards(slots["nu"], signal.squares, s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return signal.replace(second=SecondMoment(slots["nu"], s.weight, s.initial * s.left))
@@ -177,7 +177,7 @@ class sum_of_squares(Leafwise):
         return {"rate": 1 / step.t, "weight": step.t}, {}
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        return {"nu": towards(slots["nu"], square(signal.captured), s.rate)}
+        return {"nu": towards(slots["nu"], signal.squares, s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return signal.replace(second=SecondMoment(slots["nu"], s.weight, s.initial, has_bias=False))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
+from gradtx._core.signal import Signal, safe_divide, safe_sqrt
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
@@ -124,7 +124,8 @@ class nesterov_difference(Leafwise):
         raw, corrected = first.raw + s.weight * mean, first.corrected + mean
         ahead = dataclasses.replace(first, raw=raw, corrected=corrected)
         seen = Signal(gradient + (s.far * s.later) * (gradient - s.old["previous_gradient"]), clamp=signal.clamp)
-        return signal.replace(gradient=seen.capture().captured, update=raw, first=ahead, fresh=True)
+        seen = seen.capture()
+        return signal.replace(gradient=seen.gradient, whole=seen.whole, update=raw, first=ahead, fresh=True)
 
 
 class scale_by_previous_rms(Leafwise):
@@ -168,7 +169,7 @@ class scale_by_previous_rms(Leafwise):
         }, {}
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        return {"nu": towards(slots["nu"], square(signal.capture().captured), s.rate)}
+        return {"nu": towards(slots["nu"], signal.capture().squares, s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         signal = signal.capture()

@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.signal import SecondMoment, Signal, safe_divide
+from gradtx._core.signal import RawMoment, SecondMoment, Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise
 
@@ -49,6 +49,5 @@ class running_max(Leafwise):
         if second.corrected:
             one = jnp.ones_like(second.weight)
             return signal.replace(second=SecondMoment(largest, one, one - one, corrected=True))
-        # Weights grow, so no moment so far is larger than its mean: the quotient does not overflow.
-        mean, weight = safe_divide(largest, second.weight), second.weight
-        return signal.replace(second=SecondMoment(mean, weight, jnp.zeros_like(weight), has_bias=second.has_bias))
+        weight = second.weight
+        return signal.replace(second=RawMoment(largest, weight, jnp.zeros_like(weight), has_bias=second.has_bias))

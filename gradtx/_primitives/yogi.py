@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
@@ -11,26 +10,12 @@ import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
 from gradtx._core.limits import at_most
-from gradtx._core.signal import SecondMoment, Signal, safe_divide, safe_sqrt, square
+from gradtx._core.signal import RawMoment, Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, weight_slot
 
 Slots = dict[str, jax.Array]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class AdditiveMoment(SecondMoment):
-    """A second moment that is no average: its value is `mean`, and corrected `mean / weight`, which may overflow."""
-
-    def root(self, inside: jax.Array) -> jax.Array:
-        if self.corrected:
-            return safe_divide(safe_sqrt(self.mean + inside * self.weight), jnp.sqrt(self.weight))
-        return safe_sqrt(self.mean + inside)
-
-    def value(self) -> jax.Array:
-        return safe_divide(self.mean, self.weight) if self.corrected else self.mean
 
 
 class additive_second_moment(Leafwise):
@@ -69,9 +54,9 @@ class additive_second_moment(Leafwise):
         return {**numbers, "start": jnp.where(step.count == 0, step.value(self.initial), 0)}, memory
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        old, new = slots["nu"] + s.start, square(signal.captured)
+        old, new = slots["nu"] + s.start, signal.squares
         moved = old - s.gain * jnp.sign(old - new) * new
         return {"nu": at_most(moved, jnp.finfo(new.dtype).max)}  # it may pass the largest square
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
-        return signal.replace(second=AdditiveMoment(slots["nu"], s.weight, jnp.zeros_like(s.weight)))
+        return signal.replace(second=RawMoment(slots["nu"], s.weight, jnp.zeros_like(s.weight)))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._core.dtypes import narrowed
 from gradtx._core.slots import Slot
 from gradtx._core.storage import Codec
 from gradtx._storage import float16 as formats
@@ -35,7 +36,7 @@ class _Float(Codec):
 
     def encode(self, values: tuple[Array, ...], numbers: Arrays, bits: Callable[[str], Array]) -> Arrays:
         (value,) = values
-        return {"value": self._rounded(value, bits("weyl")) if self.stochastic else value.astype(self._dtype)}
+        return {"value": self._rounded(value, bits("weyl")) if self.stochastic else narrowed(value, self._dtype)}
 
     def decode(self, parts: Arrays, numbers: Arrays, shape: tuple[int, ...]) -> tuple[Array, ...]:
         return (parts["value"].astype(jnp.float32),)
