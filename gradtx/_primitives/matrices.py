@@ -153,9 +153,17 @@ class Layout:
         return x.reshape(self.split).transpose(inverse)
 
 
-def product(a: Array, b: Array) -> Array:
-    """The matrix product of stacks of matrices in full float32: accelerators else round the factors to fewer bits."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def product(a: Array, b: Array, *, full: bool = True) -> Array:
+    """The matrix product of stacks of matrices in full float32: accelerators else round the factors to fewer bits.
+
+    Args:
+        a: a stack of matrices.
+        b: another.
+        full: False lets a GPU round the factors to TensorFloat-32 (11 bits), with which it is six times as fast, and a TPU
+            split them into two bfloat16 numbers each (16 bits), with which it is twice as fast.
+    """
+    precision = jax.lax.Precision.HIGHEST if full else jax.lax.Precision.HIGH
+    return jnp.matmul(a, b, precision=precision)
 
 
 def adjoint(x: Array) -> Array:

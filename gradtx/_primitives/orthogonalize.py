@@ -61,8 +61,10 @@ class orthogonalize(OnMatrices):
             $\max(\sum_j |u u^H|_{ij}, \epsilon)^{1/2}$.
         numbers: `MuonDimensionNumbers`, which axes are rows and columns; the others are a stack. None: the last two. Or a
             function from all parameters to a tree of these.
-        dtype: the dtype of the iteration. None is that of the arithmetic, with float32 products; `"bfloat16"` is
-            several times faster on accelerators, and has an error of a few percent.
+        dtype: the dtype of the iteration. None is that of the arithmetic, whose products a GPU may round to TensorFloat-32
+            and a TPU to 16 bits: errors of 1e-3 and 1e-5 of singular values that the coefficients leave between 0.7 and
+            1.2. `"float32"` takes full products, several times slower there; `"bfloat16"` is faster still, and has an
+            error of a few percent.
 
     State:
         none.
@@ -110,10 +112,11 @@ class orthogonalize(OnMatrices):
 
     def _iterate(self, x: Array) -> Array:
         given = PRESETS[self.ns_coeffs] if isinstance(self.ns_coeffs, str) else self.ns_coeffs
+        full = self.dtype is not None
         # Rows are the shorter side, so the products are as small as they can be.
         for a, b, c in given if isinstance(given[0], tuple) else (given,) * self.ns_steps:
-            gram = product(x, adjoint(x))
-            x = a * x + product(b * gram + c * product(gram, gram), x)
+            gram = product(x, adjoint(x), full=full)
+            x = a * x + product(b * gram + c * product(gram, gram, full=full), x, full=full)
         return x
 
 
