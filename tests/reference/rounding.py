@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import numpy as np
 
 
 class Grid:
     """The finite values of bfloat16 or float16 in float64, in their order.
 
-    What float32 units flush to zero (below 2**-126) is zero here as well; only bfloat16 has such values.
+    What the float32 units flush to zero (below 2**-126) is zero here as well; only bfloat16 has such values.
     """
 
     def __init__(self, dtype):
@@ -46,9 +49,15 @@ class Grid:
         return np.where(over & np.isfinite(x), np.copysign(np.inf, x), self.nearest(x))
 
 
+@functools.cache
+def keeps_subnormals():
+    """Whether the device adds subnormal numbers: GPUs do, XLA's CPU and TPU programs take them for zero."""
+    return np.asarray(jax.jit(lambda x: x + x)(np.float32(2.0**-140))) != 0
+
+
 def flushed(x):
-    """What float32 units make of a number: subnormal ones count as zero."""
-    return np.where(np.abs(x) < 2.0**-126, np.zeros((), x.dtype), x)
+    """What the device's float32 units make of a number: where they keep no subnormal ones, these count as zero."""
+    return x if keeps_subnormals() else np.where(np.abs(x) < 2.0**-126, np.zeros((), x.dtype), x)
 
 
 def add32(a, b):
