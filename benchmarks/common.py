@@ -37,14 +37,18 @@ def count_parameters(params: Any) -> int:
     return sum(p.size for p in jax.tree.leaves(params))
 
 
-def training_step(tx: Any, *, as_argument: bool = False, keywords: dict[str, Any] | None = None) -> Callable[..., Any]:
+def training_step(
+    tx: Any, *, as_argument: bool = False, keywords: dict[str, Any] | None = None, out_shardings: Any = None
+) -> Callable[..., Any]:
     """`(params, state, grads) -> (params, state)`, jitted and donated, with the library's own `apply_updates`.
 
     Args:
         tx: a gradtx or Optax transformation.
         as_argument: whether the transformation is a further, first argument instead of closed over.
         keywords: what every `update` is given.
+        out_shardings: of what it returns, as `jax.jit` takes them.
     """
+    options = {} if out_shardings is None else {"out_shardings": out_shardings}
     apply_updates = gradtx.apply_updates if isinstance(tx, gradtx.Transform) else optax.apply_updates
 
     def step(tx: Any, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
@@ -52,8 +56,8 @@ def training_step(tx: Any, *, as_argument: bool = False, keywords: dict[str, Any
         return apply_updates(params, updates), state
 
     if as_argument:
-        return jax.jit(step, donate_argnums=(1, 2))
-    return jax.jit(lambda params, state, grads: step(tx, params, state, grads), donate_argnums=(0, 1))
+        return jax.jit(step, donate_argnums=(1, 2), **options)
+    return jax.jit(lambda params, state, grads: step(tx, params, state, grads), donate_argnums=(0, 1), **options)
 
 
 def run_by_a_user(lib: Any, storage: Any, *last: Any) -> Any:

@@ -37,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import topologies
+from jax.experimental.layout import Format, Layout
 
 import gradtx
 from benchmarks import common
@@ -50,7 +51,7 @@ MAX_TEMP = 1 << 20  # bytes; a temporary like the leaf would be half a gigabyte
 class Case(NamedTuple):
     """One row: `build` makes the transformation from a library (gradtx or optax), `ideal` is bytes a parameter.
 
-    `table`: "core", or "storage" for what only gradtx has.
+    `table`: "core", or "storage" for what only gradtx has. `transposed`: whether all arrays lie in memory column by column.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Case(NamedTuple):
     optax: bool = True
     shape: tuple[int, ...] = SHAPE
     table: str = "core"
+    transposed: bool = False
 
 
 def storage_cases() -> list[Case]:
@@ -70,6 +72,9 @@ def storage_cases() -> list[Case]:
             name = f"adamw, {storage}, {' x '.join(map(str, shape))}"
             build = functools.partial(_adamw, storage)
             cases.append(Case(name, ideal, build, jnp.float32, False, shape, "storage"))
+        build = functools.partial(_adamw, storage)
+        name = f"adamw, {storage}, 9973 x 10007, transposed"
+        cases.append(Case(name, ideal, build, jnp.float32, False, (9973, 10007), "storage", transposed=True))
         whole = functools.partial(common.run_by_a_user, storage=storage)
         cases.append(
             Case(f"clipping, schedule, groups, {storage}", ideal + 4, whole, jnp.float32, False, SHAPE, "storage")
@@ -164,13 +169,25 @@ def device_of(target: str) -> Any:
 
 
 def compile_step(
-    tx: Any, dtype: Any, target: str, device: Any, *, as_argument: bool, shape: tuple[int, ...] = SHAPE
+    tx: Any,
+    dtype: Any,
+    target: str,
+    device: Any,
+    *,
+    as_argument: bool = False,
+    shape: tuple[int, ...] = SHAPE,
+    transposed: bool = False,
 ) -> Any:
     """The compiled donated step for one leaf."""
     placed = jax.sharding.SingleDeviceSharding(device)
 
+    def format_of(x: Any) -> Any:
+        if not transposed or not x.ndim:
+            return placed
+        return Format(Layout(tuple(reversed(range(x.ndim)))), placed)
+
     def on_device(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), tree)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=format_of(x)), tree)
 
     params = on_device({"w": jax.ShapeDtypeStruct(shape, dtype)})
     state = on_device(jax.eval_shape(tx.init, params))
@@ -178,7 +195,8 @@ def compile_step(
     if as_argument:
         number = jax.ShapeDtypeStruct((), jnp.float32, weak_type=True, sharding=placed)
         arguments.insert(0, jax.tree.map(lambda _: number, tx))
-    step = common.training_step(tx, as_argument=as_argument)
+    kept = jax.tree.map(format_of, (params, state)) if transposed else None
+    step = common.training_step(tx, as_argument=as_argument, out_shardings=kept)
     platform = "cuda" if target == "cuda" else "tpu"
     return step.trace(*arguments).lower(lowering_platforms=(platform,)).compile()
 
@@ -188,7 +206,8 @@ def measure(case: Case, library: str, target: str, device: Any) -> Program:
     tx = case.build(optax if library == "optax" else gradtx)
     start = time.perf_counter()
     as_argument = library == "gradtx as argument"
-    compiled = compile_step(tx, case.dtype, target, device, as_argument=as_argument, shape=case.shape)
+    options = {"as_argument": as_argument, "shape": case.shape, "transposed": case.transposed}
+    compiled = compile_step(tx, case.dtype, target, device, **options)
     seconds = time.perf_counter() - start
     size = math.prod(case.shape)
     costs = compiled.cost_analysis() or {}

@@ -27,16 +27,27 @@ def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> ja
 def mean_of_squares(x: jax.Array) -> jax.Array:
     """The mean of `|x|**2`, at most the largest number: a scalar, 0 for an empty array.
 
-    A power of two that goes in before the square keeps the sum finite. XLA:CPU sums an array while it reads it where there
-    are products and minima of this one array only; selections it would write first.
+    Where the plain sum overflows, a power of two that goes in before the square keeps it finite. TPUs and GPUs sum both in
+    one reading; XLA:CPU would read the array for each, so there the second waits until it is needed.
     """
+    plain = jnp.sum(square(x))
+    return jax.lax.platform_dependent(x, plain, cpu=_mean_that_it_needs, default=_mean_of_both)
+
+
+def _mean_that_it_needs(x: jax.Array, plain: jax.Array) -> jax.Array:
+    return jax.lax.cond(plain < jnp.inf, lambda x, plain: plain / max(x.size, 1), _mean_of_large_squares, x, plain)
+
+
+def _mean_of_both(x: jax.Array, plain: jax.Array) -> jax.Array:
+    return jnp.where(plain < jnp.inf, plain / max(x.size, 1), _mean_of_large_squares(x, plain))
+
+
+def _mean_of_large_squares(x: jax.Array, plain: jax.Array) -> jax.Array:
     count = max(x.size, 1)
-    scale = 2.0 ** -((count - 1).bit_length() + 1 >> 1)
-    share = count * scale**2  # in (1/4, 1]
-    squares = square(x * scale)
-    largest = float(jnp.finfo(squares.dtype).max)
-    total = jnp.sum(jnp.minimum(squares, largest * scale**2))
-    return jnp.minimum(total * (1 / share), largest)
+    scale = 2.0 ** -((count - 1).bit_length() + 1 >> 1)  # whose square is in (1/4, 1] / count
+    largest = float(jnp.finfo(plain.dtype).max)
+    total = jnp.sum(jnp.minimum(square(x * scale), largest * scale**2))
+    return jnp.minimum(total * (1 / (count * scale**2)), largest)
 
 
 def from_means(row: jax.Array, column: jax.Array, rows: int, columns: int) -> jax.Array:
