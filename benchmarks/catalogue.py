@@ -111,7 +111,8 @@ class Contender:
         """Compile again, and move to new memory."""
         self.step = common.training_step(self.tx, keywords=self.given)
         params = jax.tree.map(jnp.copy, self.params)
-        self.held: Any = params, self.tx.init(params)
+        # Copied, since some of Optax's states hold an array twice, which cannot be donated.
+        self.held: Any = jax.tree.map(jnp.copy, (params, self.tx.init(params)))
         self()
 
     def __call__(self) -> float:

@@ -51,7 +51,7 @@ MAX_TEMP = 1 << 20  # bytes; a temporary like the leaf would be half a gigabyte
 class Case(NamedTuple):
     """One row: `build` makes the transformation from a library (gradtx or optax), `ideal` is bytes a parameter.
 
-    `table`: "core", or "storage" for what only gradtx has. `transposed`: whether all arrays lie in memory column by column.
+    `table`: "core", or "storage" for what only gradtx has. `transposed`: whether arrays lie in memory column by column.
     """
 
     name: str

@@ -8,7 +8,9 @@ from rows.row import Row
 
 
 def _with_value(tx):
-    return optax.GradientTransformation(tx.init, lambda u, s, p=None: tx.update(u, s, p, value=VALUE))
+    return optax.GradientTransformationExtraArgs(
+        tx.init, lambda u, s, p=None, *, value=VALUE: tx.update(u, s, p, value=value)
+    )
 
 
 OPTIMIZERS = [
