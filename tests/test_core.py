@@ -594,6 +594,22 @@ def test_a_stage_that_recalls_sees_its_slots_as_they_were():
     chex.assert_trees_all_close(found, updates_of(gradtx.trace(0.5), changes), rtol=1e-6)
 
 
+def test_moments_behind_a_stage_that_replaces_the_gradient_see_the_new_one():
+    class doubled(gradtx.Leafwise):
+        def emit(self, s, slots, signal):
+            signal = signal.capture()
+            return signal.replace(gradient=2 * signal.captured)
+
+    for estimator in (gradtx.ema_second_moment(0.9), gradtx.sum_of_squares(), gradtx.ema_squared_norm(0.5)):
+        ends = []
+        for tx in (gradtx.chain(doubled(), estimator), gradtx.chain(gradtx.scale(2.0), estimator)):
+            state = tx.init(TREE)
+            for g in GRADS:
+                state = tx.update(g, state, TREE)[1]
+            ends.append(state.stages[1]["nu"])
+        chex.assert_trees_all_close(*ends, rtol=1e-6)
+
+
 def test_the_signal_knows_whether_a_learning_rate_has_turned_the_update():
     class by_direction(gradtx.Leafwise):
         def emit(self, s, slots, signal):

@@ -160,7 +160,9 @@ class Signal:
         return dataclasses.replace(self, update=update, fresh=False)
 
     def replace(self, **changes: Any) -> Signal:
-        """The signal with other fields."""
+        """The signal with other fields. A new gradient is the whole of it, unless that is given too."""
+        if "gradient" in changes:
+            changes.setdefault("whole", None)
         return dataclasses.replace(self, **changes)
 
     @property

@@ -40,8 +40,8 @@ def encode_signed(x: jax.Array, random: jax.Array, block: int = BLOCK) -> tuple[
         int8, like x, and float32[..., ceil(n / block)]. A block with an infinity or NaN has the scale NaN.
     """
     scales = _largest(jnp.abs(x), block)
-    level = integer_bits(_compand(x, scales, block, 127, SIGNED_COMPANDING), random) & np.uint32(255)
-    return jax.lax.bitcast_convert_type(level.astype(jnp.uint8), jnp.int8), scales
+    level = integer_bits(_compand(x, scales, block, 127, SIGNED_COMPANDING), random).astype(jnp.uint8)
+    return jax.lax.bitcast_convert_type(level, jnp.int8), scales
 
 
 def decode_signed(codes: jax.Array, scales: jax.Array, block: int = BLOCK) -> jax.Array:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradtx._storage.bits import TINY, integer_bits
 
@@ -33,8 +32,8 @@ def encode(m: jax.Array, root: jax.Array, random: jax.Array) -> jax.Array:
         int8, like m. 0 where m is 0; -128 where m or root is infinite or NaN.
     """
     ratio = LEVELS * (m / (jnp.abs(m) + (COMPANDING * root + TINY)))
-    level = integer_bits(jnp.clip(ratio, -LARGEST, LARGEST), random) & np.uint32(255)
-    level = jax.lax.bitcast_convert_type(level.astype(jnp.uint8), jnp.int8)
+    level = integer_bits(jnp.clip(ratio, -LARGEST, LARGEST), random).astype(jnp.uint8)
+    level = jax.lax.bitcast_convert_type(level, jnp.int8)
     return jnp.where(jnp.abs(m) + root < jnp.inf, level, jnp.int8(-128))
 
 
