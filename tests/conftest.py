@@ -1,4 +1,4 @@
-"""Strict mode for every test: no implicit promotion of dtypes or ranks, warnings are errors (pyproject.toml)."""
+"""Strict mode for every test: no implicit promotion of dtypes or ranks, warnings are errors (pyproject.toml); and what keeps them quick."""
 
 import itertools
 import os
@@ -11,6 +11,8 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import hypothesis
 import jax
 import pytest
+import samples
+import zoo
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -27,12 +29,54 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def quick_compilation():
-    """Compile without optimizations: for modules that ask neither for last places nor for programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """For modules that ask neither for last places nor for programs: compiled without optimizations (see below)."""
+
+
+def compiles_quickly(item):
+    return "quick_compilation" in item.fixturenames
+
+
+_quick = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compile as the module wants; what asks for the real thing meets no program that was compiled without optimizations."""
+    global _quick
+    wanted = compiles_quickly(item)
+    if wanted != _quick:
+        _quick = wanted
+        samples.compile_quickly(wanted)
+        if not wanted:
+            jax.clear_caches()
+
+
+def row_of(item):
+    """The row of the zoo that a test is about, or None."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    row = params.get("row") or zoo.BY_NAME.get(str(params.get("name")))
+    return row if isinstance(row, zoo.Row) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Modules that compile quickly first, row by row, and all tests of a row in one process: they share its programs.
+
+    What is about no row stays together by module, for the module's own caches.
+    """
+    places = {row.name: place for place, row in enumerate(zoo.ZOO)}
+
+    def place(item):
+        row = row_of(item)
+        return not compiles_quickly(item), places[row.name] if row and compiles_quickly(item) else len(places)
+
+    for item in items:
+        row, quick = row_of(item), compiles_quickly(item)
+        group = (row.name if quick else f"{row.name}_as_usual") if row else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=place)
 
 
 _finished = itertools.count(1)
@@ -50,13 +94,10 @@ def room_for_programs():
 @pytest.fixture(autouse=True)
 def keywords_of_the_row(request, monkeypatch):
     """What the row under test needs at every call of `update`, where the test does not give it."""
-    import zoo
-
     from gradtx._core import run
 
-    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    row = params.get("row") or zoo.BY_NAME.get(str(params.get("name")))
-    if isinstance(row, zoo.Row) and row.keywords:
+    row = row_of(request.node)
+    if row and row.keywords:
         plain = run.update
 
         def update(tx, updates, state, params, extra):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import compiler
 
 import gradtx
 
@@ -67,7 +68,21 @@ def _cheap_options() -> dict[str, Any]:
 
 
 # For what asks which values come out and in which form; what asks for the last places compiles as users do.
-cheap_jit = functools.partial(jax.jit, compiler_options=_cheap_options())
+CHEAP_OPTIONS = _cheap_options()
+cheap_jit = functools.partial(jax.jit, compiler_options=CHEAP_OPTIONS)
+_usual_options = compiler.get_compile_options
+
+
+def _quick_options(*args: Any, env_options_overrides: Any = None, **keywords: Any) -> Any:
+    return _usual_options(*args, env_options_overrides={**CHEAP_OPTIONS, **(env_options_overrides or {})}, **keywords)
+
+
+def compile_quickly(on: bool) -> None:
+    """All programs compile with the cheap options from now on, those that gradtx jits itself too, or as usual again."""
+    jax.config.update("jax_disable_most_optimizations", on)
+    # No public option of JAX turns fusion emitters off for a while. Where XLA has no other way there is none to turn off.
+    if len(CHEAP_OPTIONS) > 1:
+        compiler.get_compile_options = _quick_options if on else _usual_options
 
 
 @cheap_jit

@@ -10,6 +10,8 @@ import zoo
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"w": jnp.array([1.0, -2.0, 3.0, -0.5]), "z": jnp.array([1.0 + 1.0j, -1.0j])}
 GRADS = [*[samples.grads_like(PARAMS, seed) for seed in range(4)], samples.grads_like(PARAMS, 1, 0.3)]
 

@@ -18,6 +18,8 @@ import gradtx
 from gradtx._core.functions import LIMIT, watch
 from gradtx._core.plan import plan_for
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"w": jnp.array([3.0, -4.0])}
 
 

@@ -349,10 +349,11 @@ def test_schedules_are_optax_s(ours: Any, theirs: Any, arguments: Any):
 
     schedule = ours(*arguments)
     counts = jnp.arange(25)
+    call = jax.jit(lambda s, c: s(c))
     with jax.numpy_dtype_promotion("standard"):
         expected = [float(theirs(*arguments)(c)) for c in counts]
         got = [float(schedule(c)) for c in counts]
-        as_data = [float(jax.jit(lambda s, c: s(c))(schedule, c)) for c in counts]
+        as_data = [float(call(schedule, c)) for c in counts]
     np.testing.assert_allclose(got, expected, rtol=5e-6)  # Optax is off by 2e-6 itself
     np.testing.assert_allclose(as_data, expected, rtol=1e-5, atol=1e-7)
     assert schedule == ours(*arguments)

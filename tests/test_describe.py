@@ -18,6 +18,8 @@ import gradtx
 from gradtx._cli import building, main
 from gradtx._inspect.equations import plain, read
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TREE = samples.params()
 GROUPS = gradtx.by_path(
     {"**/bias": gradtx.sgd(0.1, 0.9), "pair/**": "frozen", "**": gradtx.adamw(1e-3, mask=lambda p, x: x.ndim > 1)}

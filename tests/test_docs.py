@@ -17,6 +17,7 @@ import gradtx.interop
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{i}")
     for page in PAGES

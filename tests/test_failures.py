@@ -15,6 +15,8 @@ from zoo import BY_NAME
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TREE = {"a": {"w": jnp.asarray([[1.0, 2.0], [3.0, 4.0]])}, "b": jnp.asarray([0.5, -0.5])}
 
 

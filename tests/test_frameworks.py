@@ -16,6 +16,8 @@ from flax.training.train_state import TrainState
 import gradtx
 from gradtx import schedules
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
 Y = jnp.sum(X, axis=1, keepdims=True)
 

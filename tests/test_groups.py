@@ -13,6 +13,8 @@ import pytest
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {
     "encoder": [{"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}, {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}],
     "head": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)},

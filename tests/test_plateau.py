@@ -13,6 +13,8 @@ import pytest
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"w": jnp.ones(3), "b": jnp.ones(())}
 
 

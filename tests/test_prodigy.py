@@ -8,6 +8,8 @@ import pytest
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CURVATURE = jnp.logspace(0, -2, 20)
 
 

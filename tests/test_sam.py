@@ -8,6 +8,8 @@ import pytest
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 START = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
 
 

@@ -8,6 +8,8 @@ import pytest
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SCALES = jnp.array([1.0, 10.0, 0.1])
 
 

@@ -12,6 +12,8 @@ from zoo import ZOO, Row
 
 import gradtx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 AXES = ("data", "model")
 SPECS = {"matrix": ("data", "model"), "wide": (None, "data"), "stack": (None, "model", None), "vector": ("data",)}
 SHAPES = {"matrix": (8, 16), "wide": (128, 256), "stack": (2, 4, 8), "vector": (8,), "scalar": ()}

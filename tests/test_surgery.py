@@ -16,6 +16,8 @@ from zoo import BY_NAME, ZOO, Row
 import gradtx
 from gradtx import schedules
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TREE = samples.few()
 TABLE = {"table": jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32), "bias": jnp.ones(4)}
 

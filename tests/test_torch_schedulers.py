@@ -9,6 +9,8 @@ import pytest
 
 from gradtx import schedules
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 torch = pytest.importorskip("torch")
 lr_scheduler = torch.optim.lr_scheduler
 
