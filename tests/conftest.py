@@ -62,15 +62,15 @@ def row_of(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Modules that compile quickly first, row by row, and all tests of a row in one process: they share its programs.
+    """Modules that compile quickly first, and all tests of a row in one process, one after the other: they share its programs.
 
-    What is about no row stays together by module, for the module's own caches.
+    What is about no row stays together by module. Rows come last, small portions that keep all processes busy to the end.
     """
     places = {row.name: place for place, row in enumerate(zoo.ZOO)}
 
     def place(item):
-        row = row_of(item)
-        return not compiles_quickly(item), places[row.name] if row and compiles_quickly(item) else len(places)
+        row, quick = row_of(item), compiles_quickly(item)
+        return not quick, row is not None, places[row.name] if row else 0
 
     for item in items:
         row, quick = row_of(item), compiles_quickly(item)
