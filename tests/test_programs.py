@@ -19,6 +19,7 @@ import samples
 from zoo import OPTIMIZERS
 
 import gradtx
+from gradtx._rehearsal import gpus
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHAINS = {
@@ -274,9 +275,9 @@ def test_state_in_fewer_bytes_is_read_and_written_once_on_the_cpu(storage, bytes
     assert bytes_read_and_written(gradtx.adamw(1e-3, storage=storage)) == pytest.approx(bytes_moved, abs=0.1)
 
 
-def compiled_for_a_tpu(*arguments: str) -> list[dict[str, Any]]:
+def compiled_for(target: str, *arguments: str) -> list[dict[str, Any]]:
     """The rows of benchmarks.hbm, from a process in which XLA simulates no devices."""
-    command = [sys.executable, "-m", "benchmarks.hbm", "--quick", "--json", "--target", "v5e", *arguments]
+    command = [sys.executable, "-m", "benchmarks.hbm", "--quick", "--json", "--target", target, *arguments]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
@@ -288,32 +289,36 @@ def compiled_for_a_tpu(*arguments: str) -> list[dict[str, Any]]:
 
 
 tpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
+gpu = pytest.mark.skipif(
+    not any(map(gpus.is_installed, gpus.PLUGINS)), reason="JAX's CUDA plugin is not installed; CI installs it"
+)
+targets = pytest.mark.parametrize("target", [pytest.param("v5e", marks=tpu), pytest.param("cuda", marks=gpu)])
 
 
-@tpu
-def test_state_in_fewer_bytes_moves_the_ideal_number_of_bytes_on_a_tpu():
+@targets
+def test_state_in_fewer_bytes_moves_the_ideal_number_of_bytes(target):
     """20 bytes a parameter with both moments in 4, 16 in 2, of any shape and layout, behind clipping, schedules, groups; 14 and
     10 with parameters and gradients in bfloat16."""
-    rows = compiled_for_a_tpu("--table", "storage", "--libraries", "gradtx")
+    rows = compiled_for(target, "--table", "storage", "--libraries", "gradtx")
     assert sorted({row["ideal"] for row in rows}) == [10, 14, 16, 20, 24]
     assert len(rows) == 14
 
 
-@tpu
-def test_a_step_moves_the_ideal_number_of_bytes_on_a_tpu():
+@targets
+def test_a_step_moves_the_ideal_number_of_bytes(target):
     """28 bytes a parameter for float32 AdamW, 32 behind a global norm, and no temporary of the size of a leaf."""
-    rows = compiled_for_a_tpu()
+    rows = compiled_for(target)
     assert sorted({row["ideal"] for row in rows}) == [22, 24, 28, 32]
     assert len(rows) == 8  # each closed over, and as an argument
 
 
-@tpu
-def test_rounded_parameters_cost_what_they_keep_on_a_tpu():
+@targets
+def test_rounded_parameters_cost_what_they_keep(target):
     """Parameters, residuals and low bits are written by the fusion that writes the moments."""
-    assert sorted(row["ideal"] for row in compiled_for_a_tpu("--table", "rounding")) == [22, 24, 26, 26, 30]
+    assert sorted(row["ideal"] for row in compiled_for(target, "--table", "rounding")) == [22, 24, 26, 26, 30]
 
 
 @tpu
 def test_norms_of_what_a_step_reads_anyway_move_no_bytes_on_a_tpu():
     """Gradient and parameter are measured by the fusion that reads them for the update."""
-    assert [row["ideal"] for row in compiled_for_a_tpu("--table", "probes")] == [28, 28]
+    assert [row["ideal"] for row in compiled_for("v5e", "--table", "probes")] == [28, 28]

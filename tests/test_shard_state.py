@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
-import os
-import pathlib
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -23,7 +17,6 @@ from zoo import OPTIMIZERS, Row
 import gradtx
 from gradtx._placements import split_spec
 
-ROOT = pathlib.Path(__file__).parent.parent
 SHAPES = {"matrix": (16, 24), "vector": (16,), "odd": (9, 7)}
 CHAINS = {
     "clip_adamw": lambda: gradtx.chain(
@@ -326,66 +319,6 @@ def test_a_state_of_another_mesh():
         jax.tree.leaves(gradtx.step(tx, params, moved, params, donate=False)), jax.tree.leaves(expected)
     ):
         np.testing.assert_array_equal(got, want)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
-def test_programs_for_a_tpu():
-    """Each matrix's gradient is reduced and scattered, each parameter gathered once, and the rest is the recipe's."""
-    names = ["whole state", "shard_state", "the same by hand", "shard_state, matrices in 2 parts"]
-    command = [sys.executable, "-m", "benchmarks.zero", "--json", "--layers", "2", "--only", *names]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = {row["case"]: row for row in map(json.loads, done.stdout.splitlines())}
-    assert list(rows) == names
-    whole, ours, recipe, tensor = rows.values()
-    # Two matrices of 2048 x 4096, split; biases of 2048 and 4096, whole; a count. Two moments of each.
-    assert ours["state_bytes"] == 2 * 4 * (2 * 2048 * 4096 // 8 + 2048 + 4096) + 4
-    assert ours["argument_bytes"] - ours["state_bytes"] == whole["argument_bytes"] - whole["state_bytes"]
-    assert whole["counts"]["all-reduce"] == 1
-    assert ours["counts"] == {"all-reduce": 1, "all-gather": 2, "reduce-scatter": 2}  # the all-reduce is of the biases
-    assert ours["gathered"] == {"f32[2048,4096]": 1, "f32[4096,2048]": 1}
-    assert ours["sent_bytes"] == pytest.approx(whole["sent_bytes"], rel=1e-3)
-    for size in ("temp_bytes", "peak_bytes"):
-        assert ours[size] <= recipe[size]
-        assert ours[size] < whole[size]
-    # With each matrix in 2 parts already, 4 devices share one: the same parts of the state, gathered into halves.
-    assert tensor["state_bytes"] == 2 * 4 * (2 * 2048 * 4096 // 8 + 2048 + 4096 // 2) + 4
-    assert tensor["gathered"] == {"f32[2048,2048]": 2}
-    assert tensor["counts"]["reduce-scatter"] == 2
-
-
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
-def test_programs_for_a_larger_slice():
-    """With an axis of the mesh for each side of the slice, gradients are scattered and parameters gathered along one at a time;
-    along a single axis over both sides the compiler sums gradients whole."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.zero",
-        "--json",
-        "--layers",
-        "2",
-        "--topology",
-        "v5e:4x4",
-        "--only",
-        "shard_state",
-    ]
-    rows = []
-    for sides in ([], ["--sides"]):
-        done = subprocess.run(
-            command + sides, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        rows.append(json.loads(done.stdout))
-    one, two = rows
-    size = 4 * 2048 * 4096
-    assert two["state_bytes"] == one["state_bytes"] == 2 * 4 * (2 * 2048 * 4096 // 16 + 2048 + 4096) + 4
-    assert two["counts"]["reduce-scatter"] == two["counts"]["all-gather"] == 4
-    assert two["sent_bytes"] < 1.02 * 2 * 2 * size * 15 / 16  # two matrices, each scattered and gathered
-    assert two["sent_bytes"] < 0.7 * one["sent_bytes"]
-    assert two["temp_bytes"] < one["temp_bytes"] // 4
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])

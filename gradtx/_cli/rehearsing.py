@@ -1,10 +1,11 @@
-"""`rehearse`: a step compiled for a TPU slice that need not exist."""
+"""`rehearse`: a step compiled for a TPU slice, or for GPUs, that need not exist."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import math
+import os
 import pathlib
 import re
 from typing import Any
@@ -22,14 +23,14 @@ def add(subparsers: Any) -> None:
     """Add the subcommand."""
     rehearse = subparsers.add_parser(
         "rehearse",
-        help="memory and traffic of a training step on a TPU slice that need not be there",
-        description="Compile a step for a TPU slice that need not be there; print what one device holds, needs and sends.",
+        help="memory and traffic of a training step on a TPU slice or GPUs that need not be there",
+        description="Compile a step for a TPU slice, or GPUs, that need not be there; print what one device holds, needs and sends.",
         epilog="Of your own: rehearse train.py:build --topology v5p:4x4x4 --mesh data=16,model=4, where build(mesh) returns "
         "the (jitted) step and its arguments, as shapes with shardings over the mesh. Of an optimizer alone: "
         "rehearse adamw --learning-rate 1e-3 --topology v5e:2x4 --shapes 4096x11008*32,4096*65 --shard-state data",
     )
     rehearse.add_argument("what", help="FILE:FUNCTION, or an optimizer's name followed by its arguments")
-    rehearse.add_argument("--topology", required=True, help="v5e:2x4, v5p:4x4x4, v6e:16x16, v4:2x2x4, ...")
+    rehearse.add_argument("--topology", required=True, help="v5e:2x4, v5p:4x4x4, v6e:16x16, h100:8, h200:4x8 (hosts x GPUs), ...")
     rehearse.add_argument("--mesh", help="axes and sizes, data=16,model=4; one axis 'data' by default")
     rehearse.add_argument("--shapes", help="of an optimizer's parameters, replicated: 4096x11008*32,4096")
     rehearse.add_argument("--dtype", default="float32", help="of the parameters and gradients")
@@ -38,6 +39,8 @@ def add(subparsers: Any) -> None:
 
 
 def _rehearse(given: argparse.Namespace, rest: list[str]) -> int:
+    if "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")  # what is here is left alone
     sizes = _sizes(given.mesh) if given.mesh else {"data": len(devices_of(given.topology))}
     mesh = gradtx.topology_mesh(given.topology, sizes)
     own = ".py:" in given.what

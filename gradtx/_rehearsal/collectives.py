@@ -80,8 +80,8 @@ def collectives(text: str) -> list[Collective]:
                 s for operand in re.findall(r"%[\w.\-]+", operands) for s in _SHAPE.findall(shapes.get(operand, ""))
             ]
             results = _SHAPE.findall(shape)
-            if opcode.endswith("-start") and kind != "all-reduce":
-                results = results[len(results) // 2 :]  # (operands, results)
+            if opcode.endswith("-start") and (kind != "all-reduce" or shape.startswith("((")):
+                results = results[len(results) // 2 :]  # (operands, results); of an all-reduce, since jax 0.11 on GPUs
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
             devices = _group_size(line)

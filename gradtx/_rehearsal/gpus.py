@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -84,19 +86,22 @@ device_description_str: "{gpu.description}"
 """
 
 
+PLUGINS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
+
+
 def require_compiler() -> None:
     """Raise unless the CUDA plugin of JAX and NVIDIA's assembler are there; put the assembler where XLA looks.
 
     Raises:
         ImportError: one of them is not; the message says how to install both.
     """
-    if not _is_installed("jax_plugins.xla_cuda12") and not _is_installed("jax_plugins.xla_cuda13"):
+    if not any(map(is_installed, PLUGINS)):
         raise ImportError(
             "compiling for a GPU needs JAX's CUDA plugin, in JAX's own version, and NVIDIA's assembler: pip install "
             f'"jax-cuda12-plugin=={jax.__version__}" nvidia-cuda-nvcc-cu12, or "gradtx[rehearsal-cuda]"'
         )
     if shutil.which("ptxas") is None:
-        packages = ("nvidia.cuda_nvcc", "nvidia.cu13") if _is_installed("nvidia") else ()  # CUDA 12's place, and 13's
+        packages = ("nvidia.cuda_nvcc", "nvidia.cu13") if is_installed("nvidia") else ()  # CUDA 12's place, and 13's
         specs = [importlib.util.find_spec(package) for package in packages]
         folders = [f for spec in specs if spec for f in (spec.submodule_search_locations or ()) if f]
         found = [pathlib.Path(f, "bin") for f in folders if pathlib.Path(f, "bin", "ptxas").exists()]
@@ -123,10 +128,32 @@ def _devices(name: str, hosts: int, each: int) -> tuple[Any, ...]:
     from jax.experimental import topologies
 
     config = {"topology": f"1x{hosts}x{each}", "target_config": _TARGET.format(gpu=GPUS[name])}
-    return tuple(topologies.get_topology_desc(platform="cuda", topology_name="", **config).devices)
+    describe = functools.partial(topologies.get_topology_desc, platform="cuda", topology_name="", **config)
+    with _only_to_compile():
+        try:
+            return tuple(describe().devices)
+        except NotImplementedError:
+            # JAX looked for GPUs before, and gave the plugin up for want of CUDA's libraries.
+            importlib.import_module(next(filter(is_installed, PLUGINS))).initialize()
+            return tuple(describe().devices)
 
 
-def _is_installed(module: str) -> bool:
+@contextlib.contextmanager
+def _only_to_compile() -> Iterator[None]:
+    """Let the plugin start without CUDA's libraries, which programs need when they run."""
+    name = "JAX_SKIP_CUDA_CONSTRAINTS_CHECK"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def is_installed(module: str) -> bool:
+    """Whether there is a module of this name, which is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

@@ -1,0 +1,131 @@
+"""ZeRO-1 in programs compiled for TPUs and GPUs that are not there: what is kept, scattered, gathered and needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from gradtx._rehearsal import gpus
+
+ROOT = pathlib.Path(__file__).parent.parent
+on_tpus = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it"
+)
+on_gpus = pytest.mark.skipif(
+    not any(map(gpus.is_installed, gpus.PLUGINS)), reason="JAX's CUDA plugin is not installed; CI installs it"
+)
+# Two matrices of 2048 x 4096, split; biases of 2048 and 4096, below min_size, whole; a count. Two moments of each.
+MATRICES, BIASES = 2 * 4 * 2048 * 4096, 4 * (2048 + 4096)
+
+
+def rows(*arguments: str) -> dict[str, dict[str, Any]]:
+    """The rows of benchmarks.zero for two layers, from a process in which XLA simulates no devices."""
+    command = [sys.executable, "-m", "benchmarks.zero", "--json", "--layers", "2", *arguments]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return {row["case"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+
+@on_tpus
+def test_programs_for_a_tpu():
+    """Each matrix's gradient is reduced and scattered, each parameter gathered once, and the rest is the recipe's."""
+    names = ["whole state", "shard_state", "the same by hand", "shard_state, matrices in 2 parts"]
+    found = rows("--only", *names)
+    assert list(found) == names
+    whole, ours, recipe, tensor = found.values()
+    assert ours["state_bytes"] == 2 * (MATRICES // 8 + BIASES) + 4
+    assert ours["argument_bytes"] - ours["state_bytes"] == whole["argument_bytes"] - whole["state_bytes"]
+    assert whole["counts"]["all-reduce"] == 1
+    assert ours["counts"] == {"all-reduce": 1, "all-gather": 2, "reduce-scatter": 2}  # the all-reduce is of the biases
+    assert ours["gathered"] == {"f32[2048,4096]": 1, "f32[4096,2048]": 1}
+    assert ours["sent_bytes"] == pytest.approx(whole["sent_bytes"], rel=1e-3)
+    for size in ("temp_bytes", "peak_bytes"):
+        assert ours[size] <= recipe[size]
+        assert ours[size] < whole[size]
+    # With each matrix in 2 parts already, 4 devices share one: the same parts of the state, gathered into halves.
+    assert tensor["state_bytes"] == 2 * (MATRICES // 8 + 4 * (2048 + 4096 // 2)) + 4
+    assert tensor["gathered"] == {"f32[2048,2048]": 2}
+    assert tensor["counts"]["reduce-scatter"] == 2
+
+
+@on_tpus
+def test_programs_for_a_larger_slice():
+    """With an axis of the mesh for each side of the slice, gradients are scattered and parameters gathered along one at a time;
+    along a single axis over both sides the compiler sums gradients whole."""
+    arguments = ["--topology", "v5e:4x4", "--only", "shard_state"]
+    one, two = (rows(*arguments, *more)["shard_state"] for more in ([], ["--sides"]))
+    assert two["state_bytes"] == one["state_bytes"] == 2 * (MATRICES // 16 + BIASES) + 4
+    assert two["counts"]["reduce-scatter"] == two["counts"]["all-gather"] == 4
+    assert two["sent_bytes"] < 1.02 * 2 * MATRICES * 15 / 16  # each matrix is scattered and gathered
+    assert two["sent_bytes"] < 0.7 * one["sent_bytes"]
+    assert two["temp_bytes"] < one["temp_bytes"] // 4
+
+
+def same_on_gpus(whole: dict[str, Any], row: dict[str, Any], devices: int, norm: int = 0) -> None:
+    """The state is a part, its gradients are scattered, its parameters gathered once; nothing more is sent than without."""
+    assert whole["state_bytes"] == 2 * (MATRICES + BIASES) + 4
+    assert whole["moved_bytes"] == {"all-reduce": MATRICES + BIASES}
+    assert row["state_bytes"] == 2 * (MATRICES // devices + BIASES) + 4
+    assert row["moved_bytes"] == {"all-reduce": BIASES + norm, "all-gather": MATRICES, "reduce-scatter": MATRICES}
+    assert row["gathered"] == {"f32[2048,4096]": 1, "f32[4096,2048]": 1}
+    assert row["sent_bytes"] == pytest.approx(whole["sent_bytes"], abs=2 * norm)
+
+
+def falls_by_the_state(whole: dict[str, Any], row: dict[str, Any], devices: int) -> None:
+    """The peak does, but for the parts of the parameters on their way to be gathered."""
+    saved = whole["state_bytes"] - row["state_bytes"]
+    parts = 1.05 * MATRICES / devices + (1 << 16)
+    assert row["argument_bytes"] == whole["argument_bytes"] - saved
+    assert row["temp_bytes"] <= whole["temp_bytes"] + parts
+    assert row["peak_bytes"] <= whole["peak_bytes"] - saved + parts
+
+
+@on_gpus
+def test_programs_for_gpus():
+    names = ["whole state", "shard_state", "the same by hand", "shard_state, update and apply_updates"]
+    names += [
+        "shard_state, clip_by_global_norm",
+        "whole state, matrices in 2 parts",
+        "shard_state, matrices in 2 parts",
+    ]
+    names += ["shard_state, offload_state", "Muon, shard_state"]
+    found = rows("--topology", "h100:8", "--only", *names)
+    assert list(found) == names
+    whole, ours, recipe, update, clipped, whole_tensor, tensor, away, muon = found.values()
+    for row in (ours, recipe, update, away):
+        same_on_gpus(whole, row, 8)
+    same_on_gpus(whole, clipped, 8, norm=4 * 4)  # the sum of each leaf's squares
+    falls_by_the_state(whole, ours, 8)
+    falls_by_the_state(whole, clipped, 8)
+    assert (ours["temp_bytes"], ours["peak_bytes"]) == (recipe["temp_bytes"], recipe["peak_bytes"])
+    # In host memory the state is no argument; it comes, and goes.
+    state = 2 * MATRICES // 8
+    assert (ours["host_bytes"], away["host_bytes"]) == (0, 2 * state)
+    assert ours["argument_bytes"] - away["argument_bytes"] == state
+    # With each matrix in 2 parts already, 4 devices share one: the same parts of the state, gathered into halves.
+    assert tensor["state_bytes"] == 2 * (MATRICES // 8 + 4 * (2048 + 4096 // 2)) + 4
+    assert tensor["gathered"] == {"f32[2048,2048]": 2}
+    assert tensor["moved_bytes"]["reduce-scatter"] == tensor["moved_bytes"]["all-gather"] == MATRICES // 2
+    assert tensor["sent_bytes"] == whole_tensor["sent_bytes"]
+    assert tensor["peak_bytes"] < whole_tensor["peak_bytes"]
+    # Muon gathers no matrix but the parameter at the end: each step of its iteration sums a square of the shorter side.
+    assert muon["gathered"] == ours["gathered"]
+    assert muon["moved_bytes"]["reduce-scatter"] == MATRICES
+    squares = 2 * 5 * 4 * 2048 * 2048
+    assert squares <= muon["moved_bytes"]["all-reduce"] <= squares + BIASES + 64
+
+
+@on_gpus
+def test_programs_for_many_hosts_of_gpus():
+    """Along one axis of the mesh over all of them, which a TPU's compiler does not."""
+    whole, ours = rows("--topology", "h100:64x8", "--only", "whole state", "shard_state").values()
+    same_on_gpus(whole, ours, 512)
+    falls_by_the_state(whole, ours, 512)
