@@ -95,6 +95,16 @@ SAVED = {
     "groups": gradtx.by_path({"**/bias": gradtx.rmsprop(1e-2, centered=True), "**": gradtx.lion(1e-3)}),
     "injected": gradtx.inject_hyperparams(gradtx.adam(1e-2)),
     "accumulating": gradtx.accumulate_gradients(gradtx.adam(1e-2), 3),
+    "half": gradtx.with_storage(gradtx.adamw(1e-2), "half", min_size=1),
+    "quarter": gradtx.with_storage(gradtx.adamw(1e-2), "quarter", min_size=1),
+    "rounded": gradtx.chain(gradtx.adafactor(1e-2, min_dim_size_to_factor=1), gradtx.compensated()),
+    "rotated": gradtx.soap(1e-2),
+    "by parts": gradtx.by_path(
+        {
+            "**/bias": gradtx.chain(gradtx.adam(1e-2), gradtx.stochastic_rounding()),
+            "**": gradtx.with_storage(gradtx.muon(1e-2), mu="bfloat16", min_size=1),
+        }
+    ),
 }
 
 

@@ -30,7 +30,9 @@ def add(subparsers: Any) -> None:
         "rehearse adamw --learning-rate 1e-3 --topology v5e:2x4 --shapes 4096x11008*32,4096*65 --shard-state data",
     )
     rehearse.add_argument("what", help="FILE:FUNCTION, or an optimizer's name followed by its arguments")
-    rehearse.add_argument("--topology", required=True, help="v5e:2x4, v5p:4x4x4, v6e:16x16, h100:8, h200:4x8 (hosts x GPUs), ...")
+    rehearse.add_argument(
+        "--topology", required=True, help="v5e:2x4, v5p:4x4x4, v6e:16x16, h100:8, h200:4x8 (hosts x GPUs), ..."
+    )
     rehearse.add_argument("--mesh", help="axes and sizes, data=16,model=4; one axis 'data' by default")
     rehearse.add_argument("--shapes", help="of an optimizer's parameters, replicated: 4096x11008*32,4096")
     rehearse.add_argument("--dtype", default="float32", help="of the parameters and gradients")
