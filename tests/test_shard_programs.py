@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -25,13 +26,19 @@ on_gpus = pytest.mark.skipif(
 MATRICES, BIASES = 2 * 4 * 2048 * 4096, 4 * (2048 + 4096)
 
 
-def rows(*arguments: str) -> dict[str, dict[str, Any]]:
-    """The rows of benchmarks.zero for two layers, from a process in which XLA simulates no devices."""
-    command = [sys.executable, "-m", "benchmarks.zero", "--json", "--layers", "2", *arguments]
+def run(*arguments: str) -> str:
+    """What a process prints in which XLA simulates no devices."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    return {row["case"]: row for row in map(json.loads, done.stdout.splitlines())}
+    return done.stdout
+
+
+def rows(*arguments: str) -> dict[str, dict[str, Any]]:
+    """The rows of benchmarks.zero for two layers."""
+    printed = run("-m", "benchmarks.zero", "--json", "--layers", "2", *arguments)
+    return {row["case"]: row for row in map(json.loads, printed.splitlines())}
 
 
 @on_tpus
@@ -121,6 +128,19 @@ def test_programs_for_gpus():
     assert muon["moved_bytes"]["reduce-scatter"] == MATRICES
     squares = 2 * 5 * 4 * 2048 * 2048
     assert squares <= muon["moved_bytes"]["all-reduce"] <= squares + BIASES + 64
+
+
+@on_gpus
+def test_a_large_model_sends_what_the_formula_says():
+    """405 billion parameters on 4,096 GPUs, by the programs of a layer and of the rest."""
+    line = (
+        "import json; from benchmarks import scaling; print(json.dumps(scaling.row(scaling.MODELS[2], 4096, 'h100')))"
+    )
+    model, _, mesh, *_, by_formula, compiled, _ = json.loads(run("-c", line))
+    assert (model, mesh) == ("405B (Llama 3)", "256 x 16")
+    sent, ratio = re.fullmatch(r"(\S+) \((\S+)\)", compiled).groups()
+    assert sent == by_formula
+    assert float(ratio) == pytest.approx(1, abs=2e-4)
 
 
 @on_gpus
