@@ -76,6 +76,17 @@ def test_programs_for_a_larger_slice():
     assert two["temp_bytes"] < one["temp_bytes"] // 4
 
 
+@on_tpus
+@pytest.mark.slow
+@pytest.mark.parametrize(("topology", "devices", "most"), [("v5e:16x16", 256, 1.01), ("v5p:4x4x4", 64, 1.13)])
+def test_programs_for_whole_pods(topology, devices, most):
+    """Within a hundredth of scattering and gathering each array once; an eighth more on the three sides of a v5p slice."""
+    row = rows("--topology", topology, "--sides", "--only", "shard_state")["shard_state"]
+    assert row["state_bytes"] == 2 * (MATRICES // devices + BIASES) + 4
+    assert row["counts"]["reduce-scatter"] >= 2
+    assert row["sent_bytes"] < most * 2 * MATRICES * (devices - 1) / devices
+
+
 def same_on_gpus(whole: dict[str, Any], row: dict[str, Any], devices: int, norm: int = 0) -> None:
     """The state is a part, its gradients are scattered, its parameters gathered once; nothing more is sent than without."""
     assert whole["state_bytes"] == 2 * (MATRICES + BIASES) + 4
