@@ -60,6 +60,7 @@ TPU = """HloModule jit_f, is_scheduled=true
 ENTRY %main (p: f32[2048,4096]) -> f32[2048,512] {
   %p = f32[2048,4096]{1,0:T(8,128)} parameter(0)
   %while = (s32[], f32[64]) while(%t), condition=%condition, body=%body
+  %all-reduce.7 = (f32[8]{0}, f32[4]{0}) all-reduce(%r, %s), channel_id=3, replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
   %start = bf16[8,128]{1,0} fusion(%q), kind=kCustom, calls=%async_start
   %done = bf16[8,128]{1,0} fusion(%q), kind=kCustom, calls=%async_done
   ROOT %fusion = f32[2048,512]{1,0:T(8,128)S(1)} fusion(%p), kind=kCustom, calls=%all-reduce-scatter, metadata={op_name="jit(f)/dot_general"}
@@ -84,9 +85,10 @@ def test_collectives_of_a_tpu_program():
         Collective("reduce-scatter", ("f32[2048,4096]",), 2048 * 4096 * 4, 8, 1, "jit(f)/dot_general"),
         Collective("all-gather", ("bf16[8,128]",), 8 * 128 * 2, 8, 1, "jit(f)/gather"),
         Collective("all-reduce", ("f32[64]", "f32[]"), 65 * 4, 4, 5, "jit(f)/while/body/psum"),
+        Collective("all-reduce", ("f32[8]", "f32[4]"), 48, 8, 1, ""),  # of the reduce-scatter's channel
     ]
     sent = [c.sent for c in collectives(TPU)]
-    assert sent == [2048 * 4096 * 4 * 7 / 8, 8 * 128 * 2 * 7 / 8, 65 * 4 * 2 * 3 / 4 * 5]
+    assert sent == [2048 * 4096 * 4 * 7 / 8, 8 * 128 * 2 * 7 / 8, 65 * 4 * 2 * 3 / 4 * 5, 48 * 2 * 7 / 8]
 
 
 def test_collectives_of_a_gpu_program():

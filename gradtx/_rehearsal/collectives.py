@@ -71,8 +71,11 @@ def collectives(text: str) -> list[Collective]:
             kind = opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
+            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"
+            # Steps of one collective share its channel; so may others, of other arrays, once the compiler has combined some.
             channel = re.search(r"channel_id=(\d+)", line)
-            key = (kind, channel[1]) if channel else (name, instruction)
+            key = (kind, channel[1], *_SHAPE.findall(shape)) if channel else (name, instruction)
             if key in seen:
                 continue
             seen.add(key)
@@ -80,10 +83,8 @@ def collectives(text: str) -> list[Collective]:
                 s for operand in re.findall(r"%[\w.\-]+", operands) for s in _SHAPE.findall(shapes.get(operand, ""))
             ]
             results = _SHAPE.findall(shape)
-            if opcode.endswith("-start") and (kind != "all-reduce" or shape.startswith("((")):
+            if opcode.endswith("-start") and (opcode != "all-reduce-start" or shape.startswith("((")):
                 results = results[len(results) // 2 :]  # (operands, results); of an all-reduce, since jax 0.11 on GPUs
-            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-                kind = "reduce-scatter"
             devices = _group_size(line)
             arrays, scale = results, 1
             if kind == "reduce-scatter":
