@@ -414,6 +414,14 @@ def test_real_matrices_as_complex_ones(name):
         np.testing.assert_allclose(u.imag, 0.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_the_dtype_of_muons_iteration_leaves_complex_matrices_complex(dtype):
+    g = draw((3, 4), dtype=jnp.complex64)
+    expected, _ = run(BUILD["muon"](), g, [g])
+    found, _ = run(BUILD["muon"](ns_dtype=dtype), g, [g])
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-6)
+
+
 @each
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 def test_empty_matrices(name, shape):

@@ -130,7 +130,7 @@ class Signal:
     Attributes:
         update: what would be applied if the chain ended here. Stages change only this, through `write`.
         gradient: what the first estimator saw; unset (None) before it.
-        whole: the same before its clamp, or None where there was none.
+        whole: the same before its clamp, or None where there was none or it is complex.
         param: the parameter in the dtype of the arithmetic, or None if the caller gave none.
         first: the first moment, once estimated in this scope.
         second: the second moment, once estimated in this scope.
@@ -200,7 +200,8 @@ class Signal:
             # Not the same array twice: a moment reads the one, and what is divided by it later is the other. XLA:CPU
             # would keep a selection in memory, from where such a pair of users reads it: for RMSProp a pass more.
             gradient, update = _clamp(self.update, self.clamp), _clamp(self.update, self.clamp, slack=True)
-            whole = self.update
+            # A complex gradient is clamped part by part, by a root of 2 more where one part is the larger.
+            whole = None if jnp.iscomplexobj(self.update) else self.update
         return self.replace(gradient=gradient, update=update, captured_as=self.sense, whole=whole)
 
 

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gradtx._core.dtypes import promote
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
 from gradtx._core.slots import slot_storage
@@ -64,7 +66,8 @@ class orthogonalize(OnMatrices):
         dtype: the dtype of the iteration. None is that of the arithmetic, whose products a GPU may round to TensorFloat-32
             and a TPU to 16 bits: errors of 1e-3 and 1e-5 of singular values that the coefficients leave between 0.7 and
             1.2. `"float32"` takes full products, several times slower there; `"bfloat16"` is faster still, and has an
-            error of a few percent.
+            error of a few percent. It narrows a float64 iteration too; of complex matrices it is the dtype of the parts,
+            at least float32.
 
     State:
         none.
@@ -107,7 +110,7 @@ class orthogonalize(OnMatrices):
         tall = layout.fan_in > layout.fan_out
         x = _unit(jnp.swapaxes(x, -1, -2) if tall else x, self.preconditioning, s.eps)
         full = x.dtype
-        x = self._iterate(x if self.dtype is None else x.astype(self.dtype)).astype(full)
+        x = self._iterate(x if self.dtype is None else x.astype(_of_kind(self.dtype, full))).astype(full)
         return signal.write(layout.array(jnp.swapaxes(x, -1, -2) if tall else x))
 
     def _iterate(self, x: Array) -> Array:
@@ -118,6 +121,11 @@ class orthogonalize(OnMatrices):
             gram = product(x, adjoint(x), full=full)
             x = a * x + product(b * gram + c * product(gram, gram, full=full), x, full=full)
         return x
+
+
+def _of_kind(dtype: np.dtype, like: np.dtype) -> np.dtype:
+    """A dtype as complex as another: the one whose parts have it, and the narrowest there is if none is that narrow."""
+    return promote(dtype, np.dtype(np.complex64)) if jnp.issubdtype(like, jnp.complexfloating) else dtype
 
 
 def _coefficients(given: Any) -> Any:

@@ -174,4 +174,5 @@ class scale_by_previous_rms(Leafwise):
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         signal = signal.capture()
         denominator = jnp.maximum(safe_sqrt(s.old["nu"]), s.eps)
-        return signal.write(safe_divide(s.later * signal.update, denominator))
+        # What is not finite becomes NaN: an infinity would come out of ADOPT's clip as an ordinary number.
+        return signal.write(safe_divide(s.later * signal.update, denominator) + 0 * signal.update)
