@@ -24,13 +24,15 @@ OTHER_MEANING = {
     "scale_by_rms",
     "trace",
 }
+# These are Optax's own inside a stage of ours, which would then stand in its own place.
+WRAPPED = {"scale_by_backtracking_linesearch", "scale_by_zoom_linesearch"}
 
 
 def replacements() -> dict[str, tuple[Any, Any]]:
     """Optax's function and gradtx's, by name."""
     found = {}
     for name in {*dir(gradtx), *dir(gradtx.schedules)}:
-        if name.startswith("_") or name in OTHER_MEANING:
+        if name.startswith("_") or name in OTHER_MEANING | WRAPPED:
             continue
         ours = getattr(gradtx, name, None) or getattr(gradtx.schedules, name)
         theirs = getattr(optax, name, None) or getattr(optax.contrib, name, None)
