@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._core.signal import safe_divide, safe_sqrt, square
+from gradtx._core.signal import safe_divide, safe_sqrt, square, zero_of
 
 
 def longest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
@@ -25,7 +25,7 @@ def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> ja
 
 
 def mean_of_squares(x: jax.Array) -> jax.Array:
-    """The mean of `|x|**2`, at most the largest number: a scalar, 0 for an empty array.
+    """The mean of `|x|**2`, at most the largest number: a scalar, 0 for an empty array; NaN if an element is not finite.
 
     Where the plain sum overflows, a power of two that goes in before the square keeps it finite. TPUs and GPUs sum both in
     one reading; XLA:CPU would read the array for each, so there the second waits until it is needed.
@@ -46,7 +46,7 @@ def _mean_of_large_squares(x: jax.Array, plain: jax.Array) -> jax.Array:
     count = max(x.size, 1)
     scale = 2.0 ** -((count - 1).bit_length() + 1 >> 1)  # whose square is in (1/4, 1] / count
     largest = float(jnp.finfo(plain.dtype).max)
-    total = jnp.sum(jnp.minimum(square(x * scale), largest * scale**2))
+    total = jnp.sum(jnp.minimum(square(x * scale), largest * scale**2) + zero_of(x))
     return jnp.minimum(total * (1 / (count * scale**2)), largest)
 
 

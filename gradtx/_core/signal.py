@@ -183,9 +183,10 @@ class Signal:
 
     @property
     def squares(self) -> Array:
-        """`|g|**2` of the gradient, at most the largest number."""
-        squares = square(self.unclamped)
-        return at_most(squares, jnp.finfo(squares.dtype).max)
+        """`|g|**2` of the gradient, at most the largest number; NaN where it is not finite, which must not be hidden."""
+        gradient = self.unclamped
+        squares = square(gradient)
+        return at_most(squares, jnp.finfo(squares.dtype).max) + zero_of(gradient)
 
     def capture(self) -> Signal:
         """The signal with its gradient set: the update as it is now, unless an earlier stage captured it.
@@ -243,6 +244,11 @@ def square(x: Array) -> Array:
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
+
+
+def zero_of(x: Array) -> Array:
+    """0, and NaN where x is not finite; real also for complex x."""
+    return 0 * x.real + 0 * x.imag if jnp.iscomplexobj(x) else 0 * x
 
 
 def _clamp(x: Array, use: str, *, slack: bool = False) -> Array:
