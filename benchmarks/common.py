@@ -67,6 +67,21 @@ def run_by_a_user(lib: Any, storage: Any, *last: Any) -> Any:
     return lib.chain(lib.clip_by_global_norm(1.0), lib.with_storage(groups, storage), *last)
 
 
+class Compilations:
+    """Counts what JAX compiles while it is entered."""
+
+    def __enter__(self) -> Compilations:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def _listen(self, event: str, *args: Any, **kwargs: Any) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def __exit__(self, *exc: Any) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
 def interleaved(contenders: dict[str, Callable[[], float]], rounds: int, seed: int = 0) -> dict[str, list[float]]:
     """Measure each contender once a round, in a new random order each time: noise that lasts hits all of them."""
     rng = random.Random(seed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +17,6 @@ import gradtx
 from benchmarks import common
 
 TARGET = 0.2  # of Optax's time
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-class Compilations:
-    """Counts what JAX compiles while it is entered."""
-
-    def __enter__(self) -> Compilations:
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        return self
-
-    def _listen(self, event: str, *args: Any, **kwargs: Any) -> None:
-        self.count += event == COMPILE_EVENT
-
-    def __exit__(self, *exc: Any) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
 def main() -> None:
@@ -62,12 +45,12 @@ def main() -> None:
     compiled = {}
     for name in optimizers:
         jax.clear_caches()
-        with Compilations() as first:
+        with common.Compilations() as first:
             update(name)
-        with Compilations() as second:
+        with common.Compilations() as second:
             update(name)
         compiled[name] = [first.count, second.count]
-        with Compilations() as again:
+        with common.Compilations() as again:
             jax.block_until_ready(changed[name].update(grads, states[name], params))
         compiled[name].append(again.count)
 

@@ -10,7 +10,7 @@ import functools
 import gc
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -146,7 +146,8 @@ class JaxContender(Contender):
 
     def place(self) -> None:
         params = normal(self.shapes, 0.02, seed=1)
-        self.held: Any = params, self.tx.init(params)
+        # Copied, since some of Optax's states hold an array twice, which cannot be donated.
+        self.held: Any = jax.tree.map(jnp.copy, (params, self.tx.init(params)))
         self.ideal = 2 * nbytes(self.held) + self.passes * nbytes(self.grads)
         self.warm_up()
 
@@ -288,19 +289,3 @@ def free() -> None:
     gc.collect()
     if torch_device() == "cuda":
         torch.cuda.empty_cache()
-
-
-class Compilations:
-    """How many programs JAX has compiled: none may be while something is timed."""
-
-    count = 0
-
-    def __init__(self) -> None:
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, *_: Any, **__: Any) -> None:
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-
-def median(values: Sequence[float]) -> float:
-    return common.quartiles(values)[1]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def comparisons(*, small: bool) -> list[Comparison]:
 # ---- the tables of AdamW ----
 
 
-def compare(one: Comparison, say: Log, rounds: int, threads: int, copied: int, compiled: gpu.Compilations) -> None:
+def compare(one: Comparison, say: Log, rounds: int, threads: int, copied: int) -> None:
     """Measure one table and print it."""
     start = time.perf_counter()
     grads = gpu.normal(one.shapes, 1.0, seed=3)
@@ -144,14 +145,13 @@ def compare(one: Comparison, say: Log, rounds: int, threads: int, copied: int, c
     contenders["copy"] = gpu.Copy(copied)
     compiling = time.perf_counter() - start
     contenders = gpu.place_all(contenders, say)
-    before = compiled.count
-    seconds = common.interleaved(dict(contenders), rounds)
-    again = compiled.count - before
+    with common.Compilations() as again:
+        seconds = common.interleaved(dict(contenders), rounds)
     parameters = common.count_parameters(one.shapes)
-    copy = gpu.median(seconds["copy"]) / contenders["copy"].ideal if "copy" in seconds else float("nan")
+    copy = statistics.median(seconds["copy"]) / contenders["copy"].ideal if "copy" in seconds else float("nan")
     rows = []
     for name, values in seconds.items():
-        who, spent = contenders[name], gpu.median(values)
+        who, spent = contenders[name], statistics.median(values)
         each = 0 if name == "copy" else parameters
         ratios = [
             common.ratios(values, seconds[peer]) if peer in seconds and each else ""
@@ -160,7 +160,7 @@ def compare(one: Comparison, say: Log, rounds: int, threads: int, copied: int, c
         moved = "" if who.moved is None else f"{who.moved / each:.1f}"
         temp = "" if who.temp is None else f"{who.temp / 2**20:.1f}"
         speed = [f"{who.ideal / spent / 1e9:.0f}", f"{who.ideal * copy / spent:.2f}"]
-        host = f"{1e3 * gpu.median(who.enqueued):.3f}"
+        host = f"{1e3 * statistics.median(who.enqueued):.3f}"
         ideal = f"{who.ideal / each:.1f}" if each else "8 an element"
         rows.append([name, f"{1e3 * spent:.3f}", ideal, *speed, *ratios, moved, temp, host, who.steps])
     header = ["", "ms", "ideal bytes/param", "GB/s", "of a copy", "/ Optax", "/ torch fused"]
@@ -171,7 +171,7 @@ def compare(one: Comparison, say: Log, rounds: int, threads: int, copied: int, c
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     told = "not reported" if peak is None else f"{peak / 2**30:.1f} GiB"
     say(f"\ncompiled side by side in {compiling:.0f} s, all in {time.perf_counter() - start:.0f} s; ")
-    say(f"JAX's peak of memory so far {told}; programs compiled while timing: {again}\n")
+    say(f"JAX's peak of memory so far {told}; programs compiled while timing: {again.count}\n")
 
 
 # ---- every optimizer ----
@@ -230,7 +230,7 @@ def every_optimizer(only: list[str] | None, say: Log, rounds: int, threads: int,
         target, above = catalogue.TIME_TARGET, sorted(medians.items(), key=lambda item: -item[1])
         names = ", ".join(f"{name} {m:.2f}" for name, m in above if m > target)
         say(f"\nabove {target} of Optax's time: {names or 'none'}")
-        say(common.verdict("median of all", gpu.median(list(medians.values())), catalogue.MEDIAN_TARGET) + "\n")
+        say(common.verdict("median of all", statistics.median(list(medians.values())), catalogue.MEDIAN_TARGET) + "\n")
 
 
 def _catalogue_row(name: str, mine: dict[str, Any], seconds: dict[str, list[float]]) -> list[str]:
@@ -238,7 +238,7 @@ def _catalogue_row(name: str, mine: dict[str, Any], seconds: dict[str, list[floa
     parameters = common.count_parameters(pair[0].shapes)
     return [
         name,
-        *(f"{1e3 * gpu.median(seconds[n]):.3f}" for n in ("gradtx", "Optax")),
+        *(f"{1e3 * statistics.median(seconds[n]):.3f}" for n in ("gradtx", "Optax")),
         common.ratios(seconds["gradtx"], seconds["Optax"]),
         common.ratios(seconds["Optax again"], seconds["Optax"]),
         *("" if c.temp is None else f"{c.temp / 2**20:.1f}" for c in pair),
@@ -278,7 +278,6 @@ def main() -> None:
     elif args.catalogue:
         every_optimizer(args.only, say, args.rounds, args.threads, small=small, until=until)
     else:
-        compiled = gpu.Compilations()
         for one in comparisons(small=small):
             if args.only and not any(part in one.name for part in args.only):
                 continue
@@ -286,7 +285,7 @@ def main() -> None:
                 say(f"{one.name}: out of time")
                 continue
             try:
-                compare(one, say, args.rounds, args.threads, 2**16 if small else 2**28, compiled)
+                compare(one, say, args.rounds, args.threads, 2**16 if small else 2**28)
             except Exception as error:
                 say(f"{one.name}: not measured: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
             gpu.free()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -412,6 +413,16 @@ def test_real_matrices_as_complex_ones(name):
     for u, v in zip(found, real):
         np.testing.assert_allclose(u.real, v, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(u.imag, 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [(None, "HIGH"), ("float32", "HIGHEST")])
+def test_the_precision_of_muons_products(dtype, precision):
+    """TensorFloat-32 on a GPU by default, full float32 if it is asked for."""
+    g = draw((3, 4))
+    tx = gradtx.orthogonalize(ns_steps=5, dtype=dtype)
+    program = str(jax.make_jaxpr(tx.update)(g, tx.init(g)))
+    assert program.count("dot_general[") == 15
+    assert re.findall(r"precision=\(Precision\.(\w+), Precision\.(\w+)\)", program) == [(precision, precision)] * 15
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])

@@ -76,11 +76,13 @@ LIMITS = {
     ("rmsprop_corrected", "constant"): dict.fromkeys(CHECKPOINTS, 0.25),
     ("adagrad", "constant"): dict.fromkeys(CHECKPOINTS, 0.75),
     # Above 4, for reasons that stand in BENCHMARKS.md: what is stored is rounded in every step, and nothing forgets it.
-    ("adagrad", "sparse"): {1: 0.75, 10: 0.75, 100: 1.3, 1_000: 8.0, 10_000: 9.0, 100_000: 45.0},
+    ("adagrad", "sparse"): {1: 0.75, 10: 0.75, 100: 0.75, 1_000: 2.1, 10_000: 4.5},
     ("adabelief", "constant"): {1: 0.75, 10: 0.5, 100: 2.1, 1_000: 3.5, 10_000: 12.5, 100_000: 1.5},
     ("yogi", "gaussian"): {1: 1.1, 10: 3.5, 100: 2.5, 1_000: 3.5, 10_000: 14.0, 100_000: 80.0},
     ("yogi", "constant"): {1: 1.2, 10: 2.7, 100: 8.0, 1_000: 65.0, 10_000: 80.0, 100_000: 150.0},
 }
+# Over 100,000 steps the gradients are another series.
+SWEEP = {("adagrad", "sparse"): {1: 0.75, 10: 0.75, 100: 1.3, 1_000: 8.0, 10_000: 9.0, 100_000: 45.0}}
 
 
 def parameters(steps, moving):
@@ -106,7 +108,7 @@ def check(name, kind, steps, *, as_argument, moving=False):
         tx, gradients(kind, steps, SIZE), parameters(steps, moving), tuple(reference), as_argument=as_argument
     )
     measured = errors(found, reference)
-    limits = LIMITS[name, kind]
+    limits = SWEEP.get((name, kind), LIMITS[name, kind]) if steps > 10_000 else LIMITS[name, kind]
     assert all(measured[t] <= limits[t] for t in measured), (measured, limits)
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -15,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilers import on_tpus, printed
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
@@ -143,15 +140,12 @@ def test_bad_arguments():
         gradtx.shard_state(gradtx.offload_state(gradtx.adam(1e-2)), mesh_of())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
+@on_tpus
 def test_a_program_for_a_tpu():
     """The state is no argument of the device; what crosses is the state, there and back; little of it is there at once."""
     names = ["shard_state", "shard_state, offload_state"]
-    command = [sys.executable, "-m", "benchmarks.zero", "--json", "--layers", "2", "--only", *names]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    split, away = map(json.loads, done.stdout.splitlines())
+    lines = printed("-m", "benchmarks.zero", "--json", "--layers", "2", "--only", *names).splitlines()
+    split, away = map(json.loads, lines)
     moved = 2 * 4 * 2 * 2048 * 4096 // 8  # two moments of two matrices
     assert (split["host_bytes"], away["host_bytes"]) == (0, 2 * moved)
     assert away["argument_bytes"] == split["argument_bytes"] - moved

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -16,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import samples
+from compilers import on_gpus, on_tpus, printed
 from zoo import OPTIMIZERS
 
 import gradtx
-from gradtx._rehearsal import gpus
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHAINS = {
@@ -277,22 +273,15 @@ def test_state_in_fewer_bytes_is_read_and_written_once_on_the_cpu(storage, bytes
 
 def compiled_for(target: str, *arguments: str) -> list[dict[str, Any]]:
     """The rows of benchmarks.hbm, from a process in which XLA simulates no devices."""
-    command = [sys.executable, "-m", "benchmarks.hbm", "--quick", "--json", "--target", target, *arguments]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = printed("-m", "benchmarks.hbm", "--quick", "--json", "--target", target, *arguments).splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
     for row in rows:
         assert row["bytes_per_parameter"] == pytest.approx(row["ideal"], abs=0.05), row
         assert row["temp_bytes"] < 1 << 20, row  # scalars; the leaf has a quarter of a gigabyte or more
     return rows
 
 
-tpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it")
-gpu = pytest.mark.skipif(
-    not any(map(gpus.is_installed, gpus.PLUGINS)), reason="JAX's CUDA plugin is not installed; CI installs it"
-)
-targets = pytest.mark.parametrize("target", [pytest.param("v5e", marks=tpu), pytest.param("cuda", marks=gpu)])
+targets = pytest.mark.parametrize("target", [pytest.param("v5e", marks=on_tpus), pytest.param("cuda", marks=on_gpus)])
 
 
 @targets
@@ -312,13 +301,33 @@ def test_a_step_moves_the_ideal_number_of_bytes(target):
     assert len(rows) == 8  # each closed over, and as an argument
 
 
+ROUNDED = """
+import sys
+import jax.numpy as jnp
+import gradtx
+from benchmarks import hbm
+
+target = sys.argv[1]
+for dtype in (None, "bfloat16", "float16"):
+    tx = gradtx.ema(0.9, accumulator_dtype=dtype)
+    compiled = hbm.compile_step(tx, jnp.float32, target, hbm.device_of(target), shape=(256, 512))
+    print("reduce-precision" in compiled.as_text())
+"""
+
+
+@targets
+def test_a_16_bit_slot_is_rounded_before_the_step_uses_it(target):
+    """Accelerators drop a conversion to 16 bits and back; what they are told to round, they round."""
+    assert printed("-c", ROUNDED, target).split() == ["False", "True", "True"]
+
+
 @targets
 def test_rounded_parameters_cost_what_they_keep(target):
     """Parameters, residuals and low bits are written by the fusion that writes the moments."""
     assert sorted(row["ideal"] for row in compiled_for(target, "--table", "rounding")) == [22, 24, 26, 26, 30]
 
 
-@tpu
+@on_tpus
 def test_norms_of_what_a_step_reads_anyway_move_no_bytes_on_a_tpu():
     """Gradient and parameter are measured by the fusion that reads them for the update."""
     assert [row["ideal"] for row in compiled_for("v5e", "--table", "probes")] == [28, 28]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilers import on_tpus, printed
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gradtx
@@ -21,11 +17,6 @@ from gradtx._rehearsal import targets
 from gradtx._rehearsal.collectives import Collective, collectives
 from gradtx._rehearsal.report import show_bytes
 from gradtx._rehearsal.surprises import gathered_again
-
-ROOT = pathlib.Path(__file__).parent.parent
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it"
-)
 
 # As XLA writes them: a TPU's reduce-scatter and asynchronous gather, a GPU's pair, a loop, groups in three notations.
 TPU = """HloModule jit_f, is_scheduled=true
@@ -147,14 +138,10 @@ print(json.dumps([str(report), report.fits, [], list(report.surprises)]))
 """
 
 
-@needs_libtpu
+@on_tpus
 def test_a_rehearsal():
     """A good step surprises nobody; one with whole state, one that donates nothing, one that moves its parameters do."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", REHEARSE]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr
-    good, whole, moving, large = map(json.loads, done.stdout.splitlines())
+    good, whole, moving, large = map(json.loads, printed("-c", REHEARSE).splitlines())
     assert good[1:4] == [True, ["reduce-scatter", "all-gather"], []]
     assert (
         0 < good[4] <= 28 * 1024 * 2048 // 8 * 1.01
@@ -175,7 +162,7 @@ def test_a_rehearsal():
     assert any("along 'data' keeps the same 32.0 GiB of optimizer state" in s for s in large[3])
 
 
-@needs_libtpu
+@on_tpus
 def test_from_the_command_line(capsys):
     words = (
         "rehearse sgd --learning-rate 0.1 --momentum 0.9 --topology v5e:2x2 --shapes 1024x512*2,512 --shard-state data"
@@ -207,7 +194,7 @@ def test_what_is_gathered_in_steps_is_not_gathered_again():
     assert line.startswith("f32[1024,1024] is gathered 3 times a step, and 1 of the arguments")
 
 
-@needs_libtpu
+@on_tpus
 @pytest.mark.parametrize(
     ("topology", "sizes"),
     [

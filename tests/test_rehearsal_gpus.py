@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import pytest
+from compilers import on_gpus, printed
 
 import gradtx
 from gradtx._rehearsal import gpus
-
-ROOT = pathlib.Path(__file__).parent.parent
-on_gpus = pytest.mark.skipif(
-    not any(map(gpus.is_installed, gpus.PLUGINS)), reason="JAX's CUDA plugin is not installed; CI installs it"
-)
-
-
-def run(arguments: list[str], **environment: str) -> str:
-    """What a process of its own prints, in which XLA simulates no devices and nobody chose a platform."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")} | environment
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_gpu_compiler_that_is_not_there(monkeypatch):
@@ -69,9 +52,9 @@ for tx in (split, gradtx.offload_state(split)):
 @pytest.mark.parametrize("topology", ["h100:8", "a100:2x4"])
 def test_a_rehearsal_on_gpus(topology):
     """The gradient is reduced and scattered, the parameter gathered; a state in host memory is no argument of the GPU."""
-    printed = run(["-c", REHEARSE_ON_GPUS, topology], JAX_PLATFORMS="cpu")
+    lines = printed("-c", REHEARSE_ON_GPUS, topology).splitlines()
     size, state = 4 * 1024 * 2048, 2 * 4 * 1024 * 2048 // 8
-    split, away = map(json.loads, printed.splitlines())
+    split, away = map(json.loads, lines)
     for row in (split, away):
         assert row[1:4] == [True, {"reduce-scatter": [size, 8], "all-gather": [size, 8]}, []]
         assert "8 devices of 79" in row[0]
@@ -93,14 +76,14 @@ print(jnp.ones(3).sum(), len(jax.devices()))
 @on_gpus
 def test_whatever_ran_before():
     """JAX gives the plugin up when it looks for a GPU and CUDA's libraries are not there; compiling needs none of them."""
-    first, kind, after = run(["-c", AFTER_OTHER_WORK]).splitlines()
+    first, kind, after = printed("-c", AFTER_OTHER_WORK, platform=None).splitlines()
     assert (kind, after.split()[0]) == ("NVIDIA H100 80GB HBM3", first)
 
 
 @on_gpus
 def test_from_the_command_line():
     words = "-m gradtx rehearse adamw --learning-rate 1e-3 --topology h200:2x8 --shapes 1024x512 --shard-state data"
-    shown = run(words.split())
+    shown = printed(*words.split(), platform=None)
     assert "h200:2x8: 16 devices of 141.0 GiB; mesh data=16" in shown
     assert "256.0 KiB of 4.0 MiB" in shown
     assert "all-gather" in shown

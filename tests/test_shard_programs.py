@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from compilers import on_gpus, on_tpus, printed
 
-from gradtx._rehearsal import gpus
-
-ROOT = pathlib.Path(__file__).parent.parent
-on_tpus = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; CI installs it"
-)
-on_gpus = pytest.mark.skipif(
-    not any(map(gpus.is_installed, gpus.PLUGINS)), reason="JAX's CUDA plugin is not installed; CI installs it"
-)
 # Two matrices of 2048 x 4096, split; biases of 2048 and 4096, below min_size, whole; a count. Two moments of each.
 MATRICES, BIASES = 2 * 4 * 2048 * 4096, 4 * (2048 + 4096)
 
 
-def run(*arguments: str) -> str:
-    """What a process prints in which XLA simulates no devices."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def rows(*arguments: str) -> dict[str, dict[str, Any]]:
     """The rows of benchmarks.zero for two layers."""
-    printed = run("-m", "benchmarks.zero", "--json", "--layers", "2", *arguments)
-    return {row["case"]: row for row in map(json.loads, printed.splitlines())}
+    lines = printed("-m", "benchmarks.zero", "--json", "--layers", "2", *arguments)
+    return {row["case"]: row for row in map(json.loads, lines.splitlines())}
 
 
 @on_tpus
@@ -147,7 +125,7 @@ def test_a_large_model_sends_what_the_formula_says():
     line = (
         "import json; from benchmarks import scaling; print(json.dumps(scaling.row(scaling.MODELS[2], 4096, 'h100')))"
     )
-    model, _, mesh, *_, by_formula, compiled, _ = json.loads(run("-c", line))
+    model, _, mesh, *_, by_formula, compiled, _ = json.loads(printed("-c", line))
     assert (model, mesh) == ("405B (Llama 3)", "256 x 16")
     sent, ratio = re.fullmatch(r"(\S+) \((\S+)\)", compiled).groups()
     assert sent == by_formula

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._core.rarely import unless
 from gradtx._core.signal import safe_divide, safe_sqrt, square, zero_of
 
 
@@ -27,19 +28,14 @@ def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> ja
 def mean_of_squares(x: jax.Array) -> jax.Array:
     """The mean of `|x|**2`, at most the largest number: a scalar, 0 for an empty array; NaN if an element is not finite.
 
-    Where the plain sum overflows, a power of two that goes in before the square keeps it finite. TPUs and GPUs sum both in
-    one reading; XLA:CPU would read the array for each, so there the second waits until it is needed.
+    Where the plain sum overflows, a power of two that goes in before the square keeps it finite.
     """
     plain = jnp.sum(square(x))
-    return jax.lax.platform_dependent(x, plain, cpu=_mean_that_it_needs, default=_mean_of_both)
+    return unless(plain < jnp.inf, _mean_of_sum, _mean_of_large_squares, x, plain)
 
 
-def _mean_that_it_needs(x: jax.Array, plain: jax.Array) -> jax.Array:
-    return jax.lax.cond(plain < jnp.inf, lambda x, plain: plain / max(x.size, 1), _mean_of_large_squares, x, plain)
-
-
-def _mean_of_both(x: jax.Array, plain: jax.Array) -> jax.Array:
-    return jnp.where(plain < jnp.inf, plain / max(x.size, 1), _mean_of_large_squares(x, plain))
+def _mean_of_sum(x: jax.Array, plain: jax.Array) -> jax.Array:
+    return plain / max(x.size, 1)
 
 
 def _mean_of_large_squares(x: jax.Array, plain: jax.Array) -> jax.Array:

@@ -147,7 +147,7 @@ def _run_leafwise(
     segment = plan.segments[number]
     everywhere = tuple(segment.indices)
     slots = {i: _slots_of(plan, i, here, kept) for i in everywhere}
-    masks = {i: acts[i] for i in everywhere if acts.get(i) is not None}
+    masks = {i: own for i in everywhere if (own := acts.get(i)) is not None}
     needs_param = any("param" in plan.stages[i].requires for i in everywhere)
     draws = any(getattr(plan.stages[i], "randomized", False) for i in everywhere) or any(
         unit.codec.randomized for unit in plan.units if unit.home in everywhere
@@ -157,7 +157,7 @@ def _run_leafwise(
     for leaf, signal in enumerate(signals):
         active = everywhere
         if masks:
-            active = tuple(i for i in everywhere if i not in masks or masks[i][leaf])  # type: ignore[index]
+            active = tuple(i for i in everywhere if i not in masks or masks[i][leaf])
             if active not in numbers:
                 numbers[active] = scalars.of(active)
         held = _units_held(plan, active, slots, leaf, here.tree) if plan.units else ()

@@ -130,7 +130,6 @@ class Signal:
     Attributes:
         update: what would be applied if the chain ended here. Stages change only this, through `write`.
         gradient: what the first estimator saw; unset (None) before it.
-        whole: the same before its clamp, or None where there was none or it is complex.
         param: the parameter in the dtype of the arithmetic, or None if the caller gave none.
         first: the first moment, once estimated in this scope.
         second: the second moment, once estimated in this scope.
@@ -140,6 +139,7 @@ class Signal:
         sense: how stages have turned the update since it came into this scope.
         captured_as: the sense of what was captured as the gradient.
         marks: updates of earlier in this scope, by the name under which a stage put them here for one that follows.
+        whole: the gradient before its clamp, or None where there was none or it is complex.
     """
 
     update: Array
@@ -199,7 +199,7 @@ class Signal:
         gradient, update, whole = self.update, self.update, None
         if self.clamp:
             # Not the same array twice: a moment reads the one, and what is divided by it later is the other. XLA:CPU
-            # would keep a selection in memory, from where such a pair of users reads it: for RMSProp a pass more.
+            # would keep a selection in memory, from where such a pair of users reads it: for centered RMSProp a pass more.
             gradient, update = _clamp(self.update, self.clamp), _clamp(self.update, self.clamp, slack=True)
             # A complex gradient is clamped part by part, by a root of 2 more where one part is the larger.
             whole = None if jnp.iscomplexobj(self.update) else self.update

@@ -27,7 +27,7 @@ def init(tx: Stage, params: Any) -> State:
     for i, leaf in enumerate(leaves):
         if is_inexact(leaf.dtype):
             continue
-        keeping = [k for k in plan.keeps_moments if acts.get(k) is None or acts[k][i]]  # type: ignore[index]
+        keeping = [k for k in plan.keeps_moments if (own := acts.get(k)) is None or own[i]]
         if keeping:
             raise TypeError(
                 f"leaf {trees.leaf_paths(params)[i]}: expected a floating or complex parameter, for which "
@@ -51,7 +51,8 @@ def init(tx: Stage, params: Any) -> State:
         entries.append(entry)
     for i, leaf in enumerate(leaves):
         try:
-            _init_leaf(plan, i, leaf, [acts.get(k) is None or acts[k][i] for k in range(len(stages))], entries)  # type: ignore[index]
+            acting = [(own := acts.get(k)) is None or own[i] for k in range(len(stages))]
+            _init_leaf(plan, i, leaf, acting, entries)
         except (TypeError, CodecError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"leaf {trees.leaf_paths(params)[i]}: {error}") from error

@@ -50,8 +50,8 @@ class bias_correction(Leafwise):
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         first, second = signal.first, signal.second
         if first is not None:
-            whole = signal.fresh and first.corrected is not None
-            signal = signal.write(first.corrected if whole else safe_divide(signal.update, first.weight))  # type: ignore[arg-type]
+            whole = first.corrected if signal.fresh else None
+            signal = signal.write(safe_divide(signal.update, first.weight) if whole is None else whole)
         if second is not None:
             signal = signal.replace(second=second.without_bias())
         return signal

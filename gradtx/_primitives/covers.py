@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.hyperparameters import decay_field
-from gradtx._core.signal import SecondMoment, Signal, square
+from gradtx._core.signal import SecondMoment, Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
@@ -59,7 +59,7 @@ class covered_sum_of_squares(Leafwise):
         return signal.replace(second=second)
 
     def _moment(self, s: SimpleNamespace, before: Slots, signal: Signal) -> jax.Array:
-        squares = square(signal.captured)
+        squares = signal.squares
         return towards(_least(before["nu"], squares), squares, s.rate)
 
     def _has_bias(self) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradtx._core.factors import from_means, longest_axes, mean
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import SecondMoment, Signal, square
+from gradtx._core.signal import SecondMoment, Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards
@@ -96,7 +96,7 @@ class factored_second_moment(Leafwise):
         return longest_axes(shape, self.min_dim_size_to_factor) if self.factored else None
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        squares, axes = square(signal.captured) + s.eps, self._axes(signal.captured.shape)
+        squares, axes = signal.squares + s.eps, self._axes(signal.captured.shape)
         if axes is None:
             return {"nu": towards(slots["nu"], squares, s.rate)}
         rows, columns = axes

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.dtypes import scalar_dtype
+from gradtx._core.rarely import unless
 from gradtx._core.signal import safe_sqrt, square
 
 
@@ -14,20 +15,10 @@ def leaf_norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm of an array of float32 or wider: a real scalar, 0 for an empty array.
 
     The squares are summed at three scales, each for the range where the others over- or underflow: Blue's algorithm
-    (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array. TPUs and GPUs sum all three in one reading.
-    XLA:CPU would read the array for each and write two that are scaled, so there the other two wait until they are needed.
+    (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array.
     """
-    return jax.lax.platform_dependent(x, cpu=_norm_at_the_scale_it_needs, default=_norm_at_three_scales)
-
-
-def _norm_at_three_scales(x: jax.Array) -> jax.Array:
     plain = jnp.sum(square(x))
-    return jnp.where(_is_ordinary(plain), safe_sqrt(plain), _norm_of_extremes(x, plain))
-
-
-def _norm_at_the_scale_it_needs(x: jax.Array) -> jax.Array:
-    plain = jnp.sum(square(x))
-    return jax.lax.cond(_is_ordinary(plain), lambda x, plain: safe_sqrt(plain), _norm_of_extremes, x, plain)
+    return unless(_is_ordinary(plain), lambda x, plain: safe_sqrt(plain), _norm_of_extremes, x, plain)
 
 
 def _reach(dtype: np.dtype) -> int:

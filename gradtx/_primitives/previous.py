@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import Signal, safe_divide, safe_sqrt
+from gradtx._core.signal import Signal, safe_divide, safe_sqrt, zero_of
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
@@ -175,4 +175,4 @@ class scale_by_previous_rms(Leafwise):
         signal = signal.capture()
         denominator = jnp.maximum(safe_sqrt(s.old["nu"]), s.eps)
         # What is not finite becomes NaN: an infinity would come out of ADOPT's clip as an ordinary number.
-        return signal.write(safe_divide(s.later * signal.update, denominator) + 0 * signal.update)
+        return signal.write(safe_divide(s.later * signal.update, denominator) + zero_of(signal.update))

@@ -82,9 +82,9 @@ class DynamicLossScale(Conditional):
         new_updates, inner = step_or_stay(finite, self.tx, gradients, state.inner, params, extra, like=updates)
         good = jnp.where(finite, state.good_steps + 1, 0)
         grows = good >= self.growth_interval
-        number = lambda x: jnp.asarray(x, scale.dtype)  # noqa: E731
-        larger = jnp.minimum(scale * number(self.growth_factor), number(self.max_scale))
-        smaller = jnp.maximum(scale * number(self.backoff_factor), number(self.min_scale))
+        numbers = (self.growth_factor, self.max_scale, self.backoff_factor, self.min_scale)
+        growth, most, backoff, least = (jnp.asarray(x, scale.dtype) for x in numbers)
+        larger, smaller = jnp.minimum(scale * growth, most), jnp.maximum(scale * backoff, least)
         scale = jnp.where(finite, jnp.where(grows, jnp.maximum(larger, scale), scale), jnp.minimum(smaller, scale))
         skipped = jnp.where(finite, state.skipped, increment(state.skipped))
         return new_updates, LossScaleState(scale, jnp.where(grows, 0, good), skipped, inner)
