@@ -220,6 +220,7 @@ from gradtx._rehearsal.rehearse import rehearse as rehearse
 from gradtx._rehearsal.report import Rehearsal as Rehearsal
 from gradtx._rehearsal.targets import data_mesh as data_mesh
 from gradtx._rehearsal.targets import topology_mesh as topology_mesh
+from gradtx._repadding import repad_state as repad_state
 from gradtx._restoring import restore_run as restore_run
 
 # Rounding of 16-bit parameters

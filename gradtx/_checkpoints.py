@@ -15,6 +15,7 @@ from gradtx._core.plan import plan_for
 from gradtx._core.stages import Foreign, Stage, Wrapped
 from gradtx._core.transform import Transform
 from gradtx._inspect.walk import positions
+from gradtx._repadding import longer_in, pads
 from gradtx._sharding import abstract_state
 
 FORMAT = 1  # of the state's layout; a change to it that old checkpoints do not fit counts it up
@@ -83,8 +84,23 @@ def check_state(tx: Transform, params: Any, state: Any) -> None:
     lines += _differences(found, expected["arrays"], expected["stages"])
     if not _is_manifest(state):
         lines += _counts(then, now)
+    if any(_may_be_padding(kind, expected["arrays"].get(path), tx, state) for path, kind in found.items()):
+        lines.append(
+            "padding: where only a length differs, gradtx.repad_state(state, tx, params) cuts off the zeros of "
+            "shard_state(pad=True), or appends them"
+        )
     if lines:
         raise ValueError(f"the state is not one of {tx!r}:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _may_be_padding(old: list[Any], new: list[Any] | None, tx: Transform, state: Any) -> bool:
+    """Whether an array may have been padded for another number of devices."""
+    if new is None or old[0] != new[0]:
+        return False
+    padded = _is_manifest(state) and "pad=True" in state["transformation"]
+    if longer_in(old[1], new[1]) is not None:
+        return padded or pads(tx) or not _is_manifest(state)
+    return (padded or pads(tx)) and longer_in(new[1], old[1]) is not None
 
 
 def _is_manifest(state: Any) -> bool:

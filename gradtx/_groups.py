@@ -37,6 +37,8 @@ class freeze(Leafwise):
         none.
     """
 
+    ignores_zeros: ClassVar[bool] = True
+
     def emit(self, s: Any, slots: Any, signal: Signal) -> Signal:
         return signal.write(jax.numpy.zeros_like(signal.update))
 

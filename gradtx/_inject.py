@@ -32,6 +32,7 @@ class InjectedHyperparams(Transform):
 
     held: ClassVar[tuple[str, ...]] = ("inner",)
     built_by: ClassVar[str] = "inject_hyperparams"
+    ignores_zeros: ClassVar[bool] = True
 
     transforms: tuple[Any, ...] = stage_field()
 

@@ -24,28 +24,39 @@ def split_spec(
     one that is split already, that whose parts are padded least in a TPU's tiles of 8 x 128, the longest, the first.
     Without one, and where the array is smaller than `min_size`, nothing changes.
     """
-    entries = [_names(entry) for entry in full_spec(spec, len(shape))]
+    entries = [names_in(entry) for entry in full_spec(spec, len(shape))]
     if math.prod(shape) < min_size:
         axes = ()
     for axis in axes:
         parts = mesh.shape[axis]
         if parts == 1 or any(axis in names for names in entries):
             continue
-        local = [n // math.prod(mesh.shape[a] for a in names) for n, names in zip(shape, entries, strict=True)]
+        local = local_shape(shape, entries, mesh)
         fitting = [d for d, n in enumerate(local) if n and n % parts == 0]
         if fitting:
-            best = min(fitting, key=lambda d: (bool(entries[d]), _padded(local, d, parts), -local[d], d))
+            best = min(fitting, key=lambda d: (bool(entries[d]), in_tiles(local, d, parts), -local[d], d))
             entries[best] = (*entries[best], axis)
-    return tuple(None if not names else names[0] if len(names) == 1 else names for names in entries)
+    return entries_of(entries)
 
 
-def _names(entry: Any) -> tuple[str, ...]:
+def entries_of(names: list[tuple[str, ...]]) -> tuple[Any, ...]:
+    """For each dimension the mesh axes that split it, as the entries of a spec."""
+    return tuple(None if not axes else axes[0] if len(axes) == 1 else axes for axes in names)
+
+
+def local_shape(shape: tuple[int, ...], entries: list[tuple[str, ...]], mesh: Any) -> list[int]:
+    """What a device holds of an array that is split like this."""
+    return [n // math.prod(mesh.shape[a] for a in axes) for n, axes in zip(shape, entries, strict=True)]
+
+
+def names_in(entry: Any) -> tuple[str, ...]:
+    """The mesh axes in an entry of a spec."""
     if entry is None:
         return ()
     return tuple(entry) if isinstance(entry, (tuple, list)) else (entry,)
 
 
-def _padded(local: list[int], dimension: int, parts: int) -> int:
+def in_tiles(local: list[int], dimension: int, parts: int) -> int:
     """The elements that a device holds, in whole tiles, if this dimension is split."""
     sizes = [n // parts if d == dimension else n for d, n in enumerate(local)]
     tiled = [-(-n // tile) * tile for n, tile in zip(reversed(sizes), reversed(TILE), strict=False)]

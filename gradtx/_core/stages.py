@@ -67,6 +67,8 @@ class Stage(Transform):
     """One step of a chain. Alone it acts as a chain of one.
 
     Attributes:
+        ignores_zeros: see `Transform`. A stage that is `randomized` need hold it only along the first axis, where the bits of
+            the other elements stay the same. tests/test_padding.py holds every stage to what it declares.
         requires: what must be known when this stage runs: `"first"`, `"second"` (a moment estimated before it in its
             scope), `"param"` (the parameters).
         rounds: whether it decides which value a 16-bit parameter becomes, so that `parameter + update`, rounded, is that
@@ -270,12 +272,16 @@ class enter_scope(Leafwise):
 
     clamp: str = ""
 
+    ignores_zeros: ClassVar[bool] = True
+
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         return Signal(update=signal.update, param=signal.param, outer=signal, clamp=self.clamp)
 
 
 class exit_scope(Leafwise):
     """End a scope: what flows out is an update to those outside."""
+
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         assert signal.outer is not None

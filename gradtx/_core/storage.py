@@ -28,12 +28,15 @@ class Codec(Spec):
     Attributes:
         covers: the number of slots that it keeps together.
         randomized: whether it rounds stochastically.
+        ignores_zeros: whether zeros at the end of a slot, along any axis, are zeros again when read, change nothing else, and
+            make the parts longer at their ends; if it is `randomized`, along the first axis.
         min_size: leaves with fewer elements stay as they are.
         seed: of the random bits, if it draws some.
     """
 
     covers: ClassVar[int] = 1
     randomized: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = False
 
     min_size: int = 4096
     seed: int = 0

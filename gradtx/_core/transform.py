@@ -21,9 +21,14 @@ class Transform(Spec, optax.GradientTransformationExtraArgs):
 
     Attributes:
         held: where it goes around others, its `transforms`: the fields of its state that hold theirs, in that order.
+        ignores_zeros: whether zeros at the end of a leaf, along an axis of more than one element, change nothing else: the
+            rest of the leaf and other leaves are as without them, the update of a zero is zero, and the state's arrays are
+            longer at their ends, if at all. Operations element by element and norms do; means, matrices, and functions of
+            the parameters do not. What a stage does to a leaf says whether `shard_state(pad=True)` may pad it.
     """
 
     held: ClassVar[tuple[str, ...]] = ()
+    ignores_zeros: ClassVar[bool] = False
 
     # The tuple itself holds nothing: closures in it would tie every jitted step into a reference cycle.
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

@@ -226,6 +226,7 @@ class ReportNonfinite(Conditional):
 
     built_by: ClassVar[str] = "report_nonfinite"
     state_type: ClassVar[Any] = ReportState
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

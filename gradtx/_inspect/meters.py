@@ -41,6 +41,8 @@ class gradient_norm(Meter):
         a float32 scalar for each norm.
     """
 
+    ignores_zeros: ClassVar[bool] = True
+
     def measure(self, view: View) -> jax.Array:
         return global_norm(view.gradients)
 
@@ -55,6 +57,8 @@ class update_norm(Meter):
     State:
         a float32 scalar for each norm.
     """
+
+    ignores_zeros: ClassVar[bool] = True
 
     def measure(self, view: View) -> jax.Array:
         return global_norm(view.updates)
@@ -72,6 +76,7 @@ class parameter_norm(Meter):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def measure(self, view: View) -> jax.Array:
         return global_norm(view.params)
@@ -91,6 +96,7 @@ class update_ratio(Meter):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def measure(self, view: View) -> jax.Array:
         return safe_divide(global_norm(view.updates), global_norm(view.params))
@@ -108,6 +114,8 @@ class update_cosine(Meter):
     State:
         a float32 scalar for each cosine.
     """
+
+    ignores_zeros: ClassVar[bool] = True
 
     def measure(self, view: View) -> jax.Array:
         lengths = [global_norm(x) for x in (view.updates, view.gradients)]
@@ -132,6 +140,8 @@ class effective_learning_rate(Meter):
         a float32 scalar for each rate.
     """
 
+    ignores_zeros: ClassVar[bool] = True
+
     def measure(self, view: View) -> jax.Array:
         return safe_divide(global_norm(view.updates), global_norm(view.gradients))
 
@@ -146,6 +156,8 @@ class nonfinite_count(Meter):
     State:
         a float32 scalar for each count.
     """
+
+    ignores_zeros: ClassVar[bool] = True
 
     def measure(self, view: View) -> jax.Array:
         total = jnp.zeros((), scalar_dtype())

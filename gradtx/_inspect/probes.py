@@ -211,6 +211,7 @@ class mark(Leafwise):
     name: str = "mark"
 
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         return signal.replace(marks={**signal.marks, self.name: signal.update})

@@ -51,6 +51,7 @@ class ema_belief_moment(Leafwise):
     requires: ClassVar[tuple[str, ...]] = ("first",)
     squares: ClassVar[bool] = True
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         if isinstance(before["first"], trace):

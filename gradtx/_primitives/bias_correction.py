@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -28,6 +28,8 @@ class bias_correction(Leafwise):
     Source:
         Kingma & Ba, "Adam", arXiv:1412.6980, section 3.
     """
+
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         if "first" not in before and "second" not in before:

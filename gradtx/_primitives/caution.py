@@ -28,6 +28,7 @@ class capture_gradient(Leafwise):
     """
 
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         before.setdefault("captured", self)
@@ -117,6 +118,7 @@ class cautious_weight_decay(Leafwise):
     mask: Any = None
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         if "captured" not in before:

@@ -40,6 +40,8 @@ class set_to_zero(Leafwise):
         none.
     """
 
+    ignores_zeros: ClassVar[bool] = True
+
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         # A constant would have no sharding of its own.
         return signal.write(jnp.where(True, 0, signal.update))
@@ -57,6 +59,8 @@ class zero_nans(Leafwise):
     State:
         `found_nan`: bool scalar for each leaf, whether its last update had a NaN.
     """
+
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("found_nan", role="factored", dtype=np.dtype(bool), real=True, shape=_scalar),)
@@ -81,6 +85,7 @@ class keep_params_nonnegative(Leafwise):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         if jnp.iscomplexobj(signal.update) or jnp.iscomplexobj(signal.param):

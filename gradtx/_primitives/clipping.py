@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ class clip(Leafwise):
     """
 
     max_delta: Any = number_field(minimum=0.0)
+
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         if jnp.iscomplexobj(signal.update):
@@ -56,6 +58,8 @@ class clip_by_global_norm(Treewise):
     """
 
     max_norm: Any = number_field(minimum=0.0)
+
+    ignores_zeros: ClassVar[bool] = True
 
     def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
         if not updates:
@@ -89,6 +93,8 @@ class normalize_by_update_norm(Treewise):
 
     scale_factor: Any = number_field(default=1.0)
     eps: Any = number_field(default=1e-6, minimum=0.0)
+
+    ignores_zeros: ClassVar[bool] = True
 
     def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
         length, unit = scaled_norm(updates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -38,6 +38,8 @@ class scale_by_delta_rms(Leafwise):
 
     rho: Any = decay_field(default=0.9)
     eps: Any = number_field(default=1e-6, minimum=0.0)
+
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("delta", real=True, rate="rate"), *weight_slot(self.rho))

@@ -68,6 +68,7 @@ class scale_by_prodigy(Treewise):
     requires: ClassVar[tuple[str, ...]] = ("param",)
     squares: ClassVar[bool] = True
     turns: ClassVar[Any] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

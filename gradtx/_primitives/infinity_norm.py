@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ class scale_by_infinity_norm(Leafwise):
 
     b2: Any = decay_field(default=0.999)
     eps: Any = number_field(default=1e-8, minimum=0.0)
+
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         before.setdefault("captured", self)

@@ -44,6 +44,7 @@ class interpolate(Leafwise):
     b1: Any = decay_field(default=0.9)
 
     requires: ClassVar[tuple[str, ...]] = ("first",)
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         if isinstance(before.get("first"), trace):

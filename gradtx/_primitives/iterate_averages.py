@@ -59,6 +59,7 @@ class average_iterates(Treewise):
     state_dtype: Any = None
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,6 +46,7 @@ class scale_by_trust_ratio(Leafwise):
     mask: Any = None
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def applies(self, params: Any) -> list[bool] | None:
         return None if self.mask is None else mask_leaves(self.mask, params, label(self))
@@ -73,6 +74,7 @@ class scale_by_param_block_norm(Leafwise):
     min_scale: Any = number_field(default=1e-3, minimum=0.0)
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         assert signal.param is not None
@@ -147,6 +149,7 @@ class shrinking_step(Leafwise):
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
     turns: ClassVar[Any] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         squared = s.learning_rate * s.learning_rate

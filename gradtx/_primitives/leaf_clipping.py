@@ -35,6 +35,8 @@ class clip_by_leaf_norm(Leafwise):
 
     max_norm: Any = number_field(minimum=0.0)
 
+    ignores_zeros: ClassVar[bool] = True
+
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         norm = leaf_norm(signal.update)
         fits = norm <= s.max_norm

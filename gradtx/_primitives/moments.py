@@ -39,6 +39,7 @@ class ema_first_moment(Leafwise):
     dtype: Any = None
 
     estimates: ClassVar[Literal["first", "second"] | None] = "first"
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +87,7 @@ class ema_second_moment(Leafwise):
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("nu", real=True, rate="rate"), *weight_slot(self.b2))
@@ -128,6 +130,7 @@ class ema_centered_moment(Leafwise):
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("mu", rate="rate"), Slot("nu", real=True, rate="rate"), *weight_slot(self.decay))
@@ -169,6 +172,7 @@ class sum_of_squares(Leafwise):
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("nu", real=True, rate="rate"),)

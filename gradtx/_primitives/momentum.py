@@ -40,6 +40,8 @@ class trace(Leafwise):
     decay: Any = decay_field(default=0.9)
     accumulator_dtype: Any = None
 
+    ignores_zeros: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         dtype = slot_storage(self.accumulator_dtype, self, "accumulator_dtype")
@@ -80,6 +82,7 @@ class nesterov(Leafwise):
 
     requires: ClassVar[tuple[str, ...]] = ("first",)
     passes_gradient: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         first = signal.first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ class normalize(Treewise):
     Source:
         Foret et al., "Sharpness-Aware Minimization", arXiv:2010.01412, equation 2 with $p = 2$: the direction to climb.
     """
+
+    ignores_zeros: ClassVar[bool] = True
 
     def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
         if not updates:

@@ -37,6 +37,7 @@ class scale_by_optimistic_gradient(Leafwise):
     beta: Any = number_field(default=1.0)
 
     recalls: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("previous_gradient"),)

@@ -51,6 +51,7 @@ class average_parameters(Leafwise):
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("average", initial="parameter"), *weight_slot(self.decay))
@@ -85,6 +86,7 @@ class synchronize_slow_weights(Leafwise):
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
     looks_ahead: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

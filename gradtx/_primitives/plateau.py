@@ -54,6 +54,7 @@ class reduce_on_plateau(Treewise):
     min_scale: Any = number_field(default=0.0, minimum=0.0)
 
     keywords: ClassVar[tuple[str, ...]] = ("value",)
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

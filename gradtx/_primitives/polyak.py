@@ -46,6 +46,7 @@ class scale_by_polyak(Treewise):
     variant: str = "sps"
 
     keywords: ClassVar[tuple[str, ...]] = ("value",)
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

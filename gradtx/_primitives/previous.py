@@ -42,6 +42,7 @@ class variance_reduction(Leafwise):
     b1: Any = decay_field(default=0.95)
 
     recalls: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("previous_gradient"),)
@@ -91,6 +92,7 @@ class nesterov_difference(Leafwise):
     requires: ClassVar[tuple[str, ...]] = ("first",)
     recalls: ClassVar[bool] = True
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         if "second" in before:
@@ -154,6 +156,7 @@ class scale_by_previous_rms(Leafwise):
 
     squares: ClassVar[bool] = True
     recalls: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         before.setdefault("captured", self)

@@ -45,6 +45,7 @@ class scale_by_lbfgs(Treewise):
     scale_init_precond: bool = True
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

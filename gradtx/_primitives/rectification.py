@@ -115,6 +115,7 @@ class scale_by_rectified_rms(Leafwise):
     threshold: Any = number_field(default=5.0, minimum=4.0)
 
     requires: ClassVar[tuple[str, ...]] = ("second",)
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         if not isinstance(before.get("second"), ema_second_moment_of_length):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class scale_by_rprop(Leafwise):
     eta_plus: Any = number_field(default=1.2, minimum=0.0)
     min_step_size: Any = number_field(default=1e-6, minimum=0.0)
     max_step_size: Any = number_field(default=50.0, minimum=0.0)
+
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("step_sizes", real=True), Slot("previous_sign", dtype=np.dtype(np.int8), real=True))

@@ -35,6 +35,7 @@ class running_max(Leafwise):
 
     requires: ClassVar[tuple[str, ...]] = ("second",)
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("nu_max", real=True),)

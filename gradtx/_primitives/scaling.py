@@ -40,6 +40,7 @@ class scale_by_rms(Leafwise):
     eps_root: Any = number_field(default=0.0, minimum=0.0)
 
     requires: ClassVar[tuple[str, ...]] = ("second",)
+    ignores_zeros: ClassVar[bool] = True
 
     def check_place(self, before: dict[str, Any]) -> None:
         before["second used"] = self
@@ -66,6 +67,8 @@ class scale(Leafwise):
 
     step_size: Any = number_field()
 
+    ignores_zeros: ClassVar[bool] = True
+
     @property
     def turns(self) -> bool:
         return isinstance(self.step_size, float) and self.step_size < 0
@@ -87,6 +90,8 @@ class scale_by_learning_rate(Leafwise):
 
     learning_rate: Any = number_field()
     flip_sign: bool = True
+
+    ignores_zeros: ClassVar[bool] = True
 
     @property
     def turns(self) -> bool:
@@ -110,6 +115,8 @@ class scale_by_schedule(Leafwise):
 
     step_size_fn: Any = number_field()
 
+    ignores_zeros: ClassVar[bool] = True
+
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return _times(signal, s.step_size_fn)
 
@@ -123,6 +130,8 @@ class scale_by_sign(Leafwise):
     Source:
         Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems", arXiv:1802.04434, Algorithm 1.
     """
+
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         return signal.write(jnp.sign(signal.update))
@@ -143,6 +152,8 @@ class scale_by_tanh(Leafwise):
 
     beta: Any = number_field(default=1.0)
 
+    ignores_zeros: ClassVar[bool] = True
+
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         if jnp.iscomplexobj(signal.update):
             raise TypeError("scale_by_tanh: expected real updates, got complex ones, whose tanh has poles")
@@ -157,3 +168,4 @@ class identity(Leafwise):
     """
 
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True

@@ -47,6 +47,7 @@ class add_slow_average(Leafwise):
 
     requires: ClassVar[tuple[str, ...]] = ("first",)
     passes_gradient: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,6 +74,7 @@ class adaptive_grad_clip(Leafwise):
     axis: Any = None
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
         assert signal.param is not None

@@ -39,6 +39,7 @@ class add_decayed_weights(Leafwise):
     mask: Any = None
 
     requires: ClassVar[tuple[str, ...]] = ("param",)
+    ignores_zeros: ClassVar[bool] = True
 
     def applies(self, params: Any) -> list[bool] | None:
         return None if self.mask is None else mask_leaves(self.mask, params, label(self))

@@ -45,6 +45,7 @@ class additive_second_moment(Leafwise):
     estimates: ClassVar[Literal["first", "second"] | None] = "second"
     squares: ClassVar[bool] = True
     writes: ClassVar[bool] = False
+    ignores_zeros: ClassVar[bool] = True
 
     def slots(self) -> tuple[Slot, ...]:
         return (Slot("nu", real=True), *weight_slot(self.b2))

@@ -56,6 +56,7 @@ class master_weights(Leafwise):
     requires: ClassVar[tuple[str, ...]] = ("param",)
     rounds: ClassVar[bool] = True
     recalls: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

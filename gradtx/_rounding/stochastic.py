@@ -52,6 +52,7 @@ class stochastic_rounding(Leafwise):
     requires: ClassVar[tuple[str, ...]] = ("param",)
     rounds: ClassVar[bool] = True
     randomized: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)):

@@ -46,6 +46,7 @@ class AccumulateGradients(Conditional):
 
     built_by: ClassVar[str] = "accumulate_gradients"
     state_type: ClassVar[Any] = AccumulateState
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

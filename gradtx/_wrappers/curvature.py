@@ -52,6 +52,11 @@ class DivideByCurvature(Conditional):
                 f"sophia(update_interval=...): expected an int of at least 1, got {self.update_interval!r}"
             )
 
+    @property
+    def ignores_zeros(self) -> bool:  # type: ignore[override]
+        """Not where it prints a share of the elements."""
+        return not self.print_win_rate_every_n_steps
+
     def init(self, params: Any) -> CurvatureState:
         direction, hessian = self.transforms
         nu = jax.tree.map(lambda p: zeros_like_parameter(p, dtypes.compute_dtype(np.dtype(p.dtype))), params)

@@ -50,6 +50,7 @@ class DynamicLossScale(Conditional):
 
     built_by: ClassVar[str] = "dynamic_loss_scale"
     state_type: ClassVar[Any] = LossScaleState
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,6 +32,7 @@ class RestartEvery(Conditional):
 
     built_by: ClassVar[str] = "restart_every"
     state_type: ClassVar[Any] = RestartState
+    ignores_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,12 +13,12 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from gradtx._core import trees
 from gradtx._core.spec import fields_of
 from gradtx._core.transform import Wrapper
-from gradtx._placements import MIN_SIZE, placements_of, split_spec
-from gradtx._sharding import abstract_state, full_spec, is_explicit, words_of
+from gradtx._padding import Leave, Padding, paddings_of
+from gradtx._placements import MIN_SIZE, names_in, placements_of, split_spec
+from gradtx._routes import Route, put, route, typed_spec
+from gradtx._sharding import abstract_state, words_of
 from gradtx._wrappers.offloading import OffloadState
 from gradtx._wrappers.wrapping import inside
-
-Stations = tuple[NamedSharding, ...]  # an array's places on the way from where it belongs to where its parts are
 
 
 class ShardState(Wrapper):
@@ -28,6 +28,7 @@ class ShardState(Wrapper):
     axis: Any = "data"
     min_size: int = MIN_SIZE
     placements: Any = None
+    pad: bool = False
 
     built_by: ClassVar[str] = "shard_state"
     transparent: ClassVar[bool] = True
@@ -36,10 +37,10 @@ class ShardState(Wrapper):
 
     def init(self, params: Any) -> Any:
         leaves, treedef = trees.flatten(params, "the parameter")
-        places = self._placed_at(params)._places(leaves, params)
-        shards = [_put(leaf, stations[-1]) for leaf, stations in zip(leaves, places, strict=True)]
+        routes = self._placed_at(params)._routes(leaves, params)
+        shards = [way.split(leaf) for leaf, way in zip(leaves, routes, strict=True)]
         state = self.tx.init(jax.tree.unflatten(treedef, shards))
-        return jax.tree.map(_put, state, self._state_places(leaves, treedef, places))
+        return jax.tree.map(put, state, self._state_places(leaves, treedef, routes))
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
@@ -62,54 +63,61 @@ class ShardState(Wrapper):
     def _step(
         self, apply: Callable[[Any, Any], Any], params: Any, state: Any, grads: Any, extra: dict[str, Any]
     ) -> tuple[Any, Any]:
-        places, shards, updates, state = self._split_update(grads, state, params, extra)
+        routes, shards, updates, state = self._split_update(grads, state, params, extra)
         new, treedef = jax.tree.flatten(apply(shards, updates))
         with jax.named_scope("gather_parameters"):
-            whole = [_put(x, *reversed(stations)) for x, stations in zip(new, places, strict=True)]
+            whole = [way.gather(x) for x, way in zip(new, routes, strict=True)]
         return jax.tree.unflatten(treedef, whole), state
 
     def _split_update(
         self, updates: Any, state: Any, params: Any, extra: dict[str, Any]
-    ) -> tuple[list[Stations], Any, Any, Any]:
-        """A step on parts: where the parameters belong, their parts, the parts of the updates, the state."""
+    ) -> tuple[list[Route], Any, Any, Any]:
+        """A step on parts: the ways of the parameters, their parts, the parts of the updates, the state."""
         leaves, treedef = trees.flatten(params, "the parameter")
-        places = self._places(leaves, params)
+        routes = self._routes(leaves, params)
         gradients = trees.flatten_like(treedef, params, updates, "the gradients", "the parameters")
         with jax.named_scope("scatter_gradients"):
-            split = [_put(x, *(stations[1:] or stations)) for x, stations in zip(gradients, places, strict=True)]
-            part = [_put(x, stations[-1]) for x, stations in zip(leaves, places, strict=True)]
+            split = [way.scatter(x) for x, way in zip(gradients, routes, strict=True)]
+            part = [way.split(x) for x, way in zip(leaves, routes, strict=True)]
         gradients, part = jax.tree.unflatten(treedef, split), jax.tree.unflatten(treedef, part)
         new_updates, state = self.tx.update(gradients, state, part, **extra)
-        state = jax.tree.map(_put, state, self._state_places(leaves, treedef, places))
-        return places, part, new_updates, state
+        state = jax.tree.map(put, state, self._state_places(leaves, treedef, routes))
+        return routes, part, new_updates, state
 
     # ---- where everything is ----
 
-    def _places(self, leaves: list[Any], tree: Any) -> list[Stations]:
-        """For each parameter where it belongs, ..., and where its state and its part of the work do.
+    def _routes(self, leaves: list[Any], tree: Any) -> list[Route]:
+        """For each parameter the way from where it belongs to where its state and its part of the work lie."""
+        homes = self._homes(leaves, tree)
+        paddings = self._paddings(leaves, homes, tree)[0] if self.pad else [None] * len(leaves)
+        return [
+            route(tuple(leaf.shape), home, self.mesh, self.axes, self.min_size, padding)
+            for leaf, home, padding in zip(leaves, homes, paddings, strict=True)
+        ]
 
-        Between the two it is split over some of the axes, one more at each station. Scattered and gathered in such steps, each
-        collective runs along one axis: compilers for TPUs know no reduce-scatter over several axes of a slice at once.
-        """
+    def _homes(self, leaves: list[Any], tree: Any) -> list[PartitionSpec]:
         given = self.placements
         if isinstance(given, tuple) and len(given) != len(leaves):
             raise ValueError(
                 f"shard_state: it was built for a tree of {len(given)} parameters, and is given one of {len(leaves)}"
             )
-        places = []
-        for i, leaf in enumerate(leaves):
-            spec = self._spec(leaf, given[i] if isinstance(given, tuple) else given, tree, i)
-            specs = [full_spec(spec, len(leaf.shape))]
-            for n in range(1, len(self.axes) + 1):
-                specs.append(split_spec(leaf.shape, spec, self.mesh, self.axes[:n], self.min_size))
-            places.append(tuple(self._on_mesh(axes) for axes in dict.fromkeys(specs)))
-        return places
+        each = given if isinstance(given, tuple) else [given] * len(leaves)
+        return [self._spec(leaf, spec, tree, i) for i, (leaf, spec) in enumerate(zip(leaves, each, strict=True))]
+
+    def _paddings(
+        self, leaves: list[Any], homes: list[PartitionSpec], tree: Any
+    ) -> tuple[list[Padding | None], list[Leave]]:
+        """What each leaf is padded with, and what keeps it from that."""
+        shapes = jax.tree.unflatten(
+            jax.tree.structure(tree), [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        )
+        return paddings_of(self.tx, shapes, homes, self.mesh, self.axes, self.min_size)
 
     def _on_mesh(self, axes: tuple[Any, ...]) -> NamedSharding:
         return NamedSharding(self.mesh, words_of(self.mesh, axes))
 
     def _spec(self, leaf: Any, given: PartitionSpec | None, tree: Any, index: int) -> PartitionSpec:
-        typed = _typed_spec(leaf)
+        typed = typed_spec(leaf)
         if typed is not None:
             return typed
         if given is not None:
@@ -128,12 +136,9 @@ class ShardState(Wrapper):
         """The mesh axes that the state is split over."""
         return (self.axis,) if isinstance(self.axis, str) else tuple(self.axis)
 
-    def _state_places(self, leaves: list[Any], treedef: Any, places: list[Stations]) -> Any:
+    def _state_places(self, leaves: list[Any], treedef: Any, routes: list[Route]) -> Any:
         """The sharding of every array of the state: its part's, and the same rule for large ones that are whole."""
-        shapes = [
-            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=stations[-1])
-            for leaf, stations in zip(leaves, places, strict=True)
-        ]
+        shapes = [way.like(leaf) for leaf, way in zip(leaves, routes, strict=True)]
         state = abstract_state(self.tx, jax.tree.unflatten(treedef, shapes))
 
         def place(x: Any) -> NamedSharding:
@@ -149,12 +154,9 @@ class ShardState(Wrapper):
         """
         leaves, treedef = trees.flatten(params, "the parameter")
         this = self._placed_at(params)
-        places = this._places(leaves, params)
-        shards = [
-            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=stations[-1])
-            for leaf, stations in zip(leaves, places, strict=True)
-        ]
-        shardings = this._state_places(leaves, treedef, places)
+        routes = this._routes(leaves, params)
+        shards = [way.like(leaf) for leaf, way in zip(leaves, routes, strict=True)]
+        shardings = this._state_places(leaves, treedef, routes)
         state = jax.tree.leaves(abstract_state(self.tx, jax.tree.unflatten(treedef, shards)))
         held = sum(
             math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -162,17 +164,27 @@ class ShardState(Wrapper):
         )
         whole = sum(x.size * x.dtype.itemsize for x in state)
         paths = trees.leaf_paths(params)
+        leave = (
+            this._paddings(leaves, [way.home.spec for way in routes], params)[1] if self.pad else [None] * len(paths)
+        )
         width = max(map(len, paths), default=0)
         lines = [f"state: {held:,} bytes a device of {whole:,} over {' x '.join(map(repr, self.axes))}"]
-        for path, leaf, stations in zip(paths, leaves, places, strict=True):
-            home, shard = stations[0], stations[-1]
-            how = f"{home.spec} -> {shard.spec}" if home.spec != shard.spec else f"{home.spec}, {self._why_whole(leaf)}"
-            lines.append(f"    {path:{width}}  {leaf.dtype}{list(leaf.shape)}  {how}")
+        for path, leaf, way, may in zip(paths, leaves, routes, leave, strict=True):
+            padded = f" padded to {list(way.padded)}" if way.later else ""
+            how = f"{way.home.spec}" if way.home.spec == way.part.spec else f"{way.home.spec} -> {way.part.spec}"
+            how = ", ".join(filter(None, [how, self._why_whole(leaf, way, may)]))
+            lines.append(f"    {path:{width}}  {leaf.dtype}{list(leaf.shape)}{padded}  {how}")
         return "\n".join(lines)
 
-    def _why_whole(self, leaf: Any) -> str:
-        size = math.prod(leaf.shape)
-        return f"not split: {'fewer than min_size elements' if size < self.min_size else 'no axis divides'}"
+    def _why_whole(self, leaf: Any, way: Route, may: Leave | None) -> str:
+        """Why a parameter's state is whole along some of the axes; empty where it is not."""
+        split = {a for entry in way.part.spec for a in names_in(entry)}
+        if all(a in split or self.mesh.shape[a] == 1 for a in self.axes):
+            return ""
+        if math.prod(leaf.shape) < self.min_size:
+            return "not split: fewer than min_size elements"
+        why = ["not split: no axis divides"] if way.home.spec == way.part.spec else []
+        return ", ".join(why if may is None else [*why, f"not padded: {may.why}"])
 
     def _expression(self) -> str:
         own = [
@@ -193,34 +205,10 @@ def _update(
     static: tuple[tuple[str, Any], ...], tx: ShardState, updates: Any, state: Any, params: Any, extra: dict[str, Any]
 ) -> tuple[Any, Any]:
     with jax.named_scope("shard_state"):
-        places, _, new, state = tx._split_update(updates, state, params, {**dict(static), **extra})
+        routes, _, new, state = tx._split_update(updates, state, params, {**dict(static), **extra})
         leaves, treedef = jax.tree.flatten(new)
-        whole = [_put(x, *reversed(stations)) for x, stations in zip(leaves, places, strict=True)]
+        whole = [way.gather(x) for x, way in zip(leaves, routes, strict=True)]
         return jax.tree.unflatten(treedef, whole), state
-
-
-def _put(x: Any, *stations: NamedSharding) -> Any:
-    """An array, concrete, abstract or traced, with another sharding; by way of others, if there are several."""
-    if isinstance(x, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=stations[-1])
-    if not isinstance(x, jax.core.Tracer):
-        return jax.device_put(x, stations[-1])
-    for place in stations:
-        if _typed_spec(x) is not None:
-            x = jax.sharding.reshard(x, PartitionSpec(*full_spec(place.spec, x.ndim)))
-        else:
-            x = jax.lax.with_sharding_constraint(x, place)
-    return x
-
-
-def _typed_spec(x: Any) -> PartitionSpec | None:
-    """The spec that an array's type holds, on meshes with explicit axes."""
-    if not isinstance(x, jax.core.Tracer):
-        return None
-    sharding = getattr(jax.typeof(x), "sharding", None)
-    if sharding is None or sharding.mesh.empty or not is_explicit(sharding.mesh):
-        return None
-    return sharding.spec
 
 
 def shard_state(
@@ -230,6 +218,7 @@ def shard_state(
     *,
     min_size: int = MIN_SIZE,
     params: Any = None,
+    pad: bool = False,
 ) -> ShardState:
     r"""Split the state of `tx` over the devices that hold the same parameters (ZeRO-1).
 
@@ -247,8 +236,17 @@ def shard_state(
     parameter has fewer than `min_size` elements, its state stays whole, and its gradient is summed everywhere. The same
     holds for large arrays of the state that mirror no parameter. `.table(params)` shows what becomes of each.
 
+    With `pad=True`, a parameter of at least `min_size` elements that some axes do not divide is padded with zeros at the end
+    of one dimension, to the next multiple: rather of one that nothing splits yet than of one that another axis splits, then
+    that whose parts waste least, the longest, the first. `tx` sees padded parameters and gradients (masks and functions of
+    the state, like `slots`, padded shapes too), and the caller those that he has. A parameter stays whole where a stage that
+    acts on it does not ignore zeros, as matrix optimizers and means over a leaf; and behind stochastic rounding, and other
+    stages and storages that draw random bits, only its first dimension is padded, which leaves the bits of the rest as
+    they were. `.table(params)` says all that. A padded state has other shapes on another mesh: `repad_state`.
+
     Put it outermost: around `accumulate_gradients`, clipping and groups, whose work and memory it then splits as well.
-    The state has the structure that `tx.init` gives, so checkpoints of both restore into each other.
+    The state has the structure that `tx.init` gives, so checkpoints of both restore into each other (padded ones with
+    `repad_state`).
 
     Args:
         tx: a transformation, gradtx's or Optax's.
@@ -279,5 +277,8 @@ def shard_state(
         )
     if not isinstance(min_size, int) or isinstance(min_size, bool) or min_size < 0:
         raise ValueError(f"shard_state(min_size=...): expected an integer >= 0, got {min_size!r}")
+    if not isinstance(pad, bool):
+        raise ValueError(f"shard_state(pad=...): expected True or False, got {pad!r}")
     placements = None if params is None else placements_of(params, mesh)
-    return ShardState((inside("shard_state", tx),), mesh, axes[0] if len(axes) == 1 else axes, min_size, placements)
+    axis = axes[0] if len(axes) == 1 else axes
+    return ShardState((inside("shard_state", tx),), mesh, axis, min_size, placements, pad)

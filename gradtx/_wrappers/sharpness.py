@@ -51,6 +51,11 @@ class SharpnessAware(Conditional):
         if isinstance(self.sync_period, bool) or not isinstance(self.sync_period, int) or self.sync_period < 1:
             raise ValueError(f"sam(sync_period=...): expected an int of at least 1, got {self.sync_period!r}")
 
+    @property
+    def ignores_zeros(self) -> bool:  # type: ignore[override]
+        """Not where it calls a function of the parameters."""
+        return not self.opaque_mode
+
     def init(self, params: Any) -> SAMState:
         steps = scalar_like_parameters(jax.tree.leaves(params), (), np.dtype(np.int32))
         cache = None

@@ -36,6 +36,7 @@ class SkipNonfinite(Conditional):
 
     built_by: ClassVar[str] = "skip_nonfinite"
     state_type: ClassVar[Any] = SkipState
+    ignores_zeros: ClassVar[bool] = True
 
     def init(self, params: Any) -> SkipState:
         leaves = jax.tree.leaves(params)

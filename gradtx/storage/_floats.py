@@ -20,6 +20,7 @@ Arrays = dict[str, jax.Array]
 
 class _Float(Codec):
     randomized: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
     stochastic: bool = True
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class log16(Codec):
     """
 
     randomized: ClassVar[bool] = True
+    ignores_zeros: ClassVar[bool] = True
 
     def parts(self, slots: tuple[Slot, ...]) -> dict[str, Slot]:
         (slot,) = slots

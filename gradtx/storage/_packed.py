@@ -26,6 +26,7 @@ class _Packed(Codec):
     randomized: ClassVar[bool] = True
     word: ClassVar[type]
     format: ClassVar[ModuleType]
+    ignores_zeros: ClassVar[bool] = True
 
     def parts(self, slots: tuple[Slot, ...]) -> dict[str, Slot]:
         first, second = slots
