@@ -89,3 +89,16 @@ def test_a_mean_of_squares_without_elements_and_of_what_is_not_finite():
     assert np.isnan(factors.mean_of_squares(jnp.array([1.0, 1j * jnp.inf])))
     slope = jax.vmap(jax.grad(factors.mean_of_squares))(jnp.array([[0.0, 3.0], [1e20, 3.0]]))
     np.testing.assert_allclose(slope, [[0.0, 3.0], [0.0, 3.0]])
+
+
+def test_a_decay_of_zero_reads_no_parameter_and_has_a_derivative():
+    """An infinite parameter does not make the update NaN, and the decay can be learned from zero."""
+    params = {"w": jnp.asarray([2.0, jnp.inf, -3.0])}
+    grads = {"w": jnp.asarray([1.0, 1.0, 1.0])}
+
+    def update(decay):
+        tx = gradtx.chain(gradtx.decoupled_weight_decay(decay))
+        return tx.update(grads, tx.init(params), params)[0]["w"]
+
+    np.testing.assert_array_equal(jax.jit(update)(0.0), grads["w"])
+    np.testing.assert_array_equal(jax.jacfwd(update)(0.0), params["w"])

@@ -233,44 +233,6 @@ def test_a_step_holds_no_needless_copy(name, copies):
     assert compiled.memory_analysis().temp_size_in_bytes < (copies + 3 / 40) * nbytes(params)
 
 
-def bytes_read_and_written(tx: Any) -> float:
-    """Bytes a parameter that the program of a step on this CPU reads and writes."""
-    params = {"a": constant((512, 512))}
-    state = jax.eval_shape(tx.init, params)
-    with jax.numpy_dtype_promotion("standard"):  # Optax needs it
-        program = jax.jit(lambda p, s, g: full_step(tx, p, s, g), donate_argnums=(0, 1)).lower(params, state, params)
-    return program.compile().cost_analysis()["bytes accessed"] / 512**2
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "adagrad",
-        "rmsprop",
-        "adam",
-        "amsgrad",
-        "nadam",
-        "radam",
-        "adamax",
-        "adabelief",
-        "yogi",
-        "ademamix",
-        "adan",
-        "lion",
-    ],
-)
-def test_a_step_on_the_cpu_moves_no_more_bytes_than_optax_does(name):
-    """A selection of the gradient that two parts read, or a slot that ends in a function of one array, would be a pass more."""
-    (row,) = (row for row in OPTIMIZERS if row.name == name)
-    assert bytes_read_and_written(row.make(**row.base)) <= 1.001 * bytes_read_and_written(row.optax(**row.base))
-
-
-@pytest.mark.parametrize(("storage", "bytes_moved"), [("half", 24), ("quarter", 18), ("float16", 28)])
-def test_state_in_fewer_bytes_is_read_and_written_once_on_the_cpu(storage, bytes_moved):
-    """And once more read by the part that updates the parameter, which XLA:CPU makes a program of its own."""
-    assert bytes_read_and_written(gradtx.adamw(1e-3, storage=storage)) == pytest.approx(bytes_moved, abs=0.1)
-
-
 def compiled_for(target: str, *arguments: str) -> list[dict[str, Any]]:
     """The rows of benchmarks.hbm, from a process in which XLA simulates no devices."""
     lines = printed("-m", "benchmarks.hbm", "--quick", "--json", "--target", target, *arguments).splitlines()

@@ -149,3 +149,19 @@ def test_polyak_inside_optax_s_chain():
     tx, params = optax.chain(optax.clip(10.0), gradtx.polyak_sgd(f_min=1.0)), jnp.array([3.0, -2.0, 1.0])
     updates, _ = tx.update(2 * params, tx.init(params), params, value=loss(params))
     np.testing.assert_allclose(updates, -params / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("between", [[], [gradtx.clip(0.1)]], ids=["right-before", "clipped-between"])
+def test_polyak_takes_the_norm_of_what_it_is_given(between):
+    """It takes a scaled gradient apart, but only where nothing stands between the scaling and itself."""
+    grads = {"a": jnp.asarray([3.0, -4.0]), "b": jnp.asarray([[12.0]])}
+    ours = gradtx.chain(gradtx.scale(-0.25), *between, gradtx.scale_by_polyak(max_learning_rate=1e9))
+    theirs = optax.chain(
+        optax.scale(-0.25),
+        *([optax.clip(0.1)] if between else []),
+        optax.scale_by_polyak(max_learning_rate=1e9),
+    )
+    found, _ = jax.jit(ours.update)(grads, ours.init(grads), grads, value=2.0)
+    with jax.numpy_dtype_promotion("standard"):
+        expected, _ = theirs.update(grads, theirs.init(grads), grads, value=2.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)

@@ -46,8 +46,10 @@ def _mean_of_large_squares(x: jax.Array, plain: jax.Array) -> jax.Array:
     return jnp.minimum(total * (1 / (count * scale**2)), largest)
 
 
-def from_means(row: jax.Array, column: jax.Array, rows: int, columns: int) -> jax.Array:
-    """The outer product of both over the mean of the first, by their roots: neither over- nor underflows on the way.
+def roots_from_means(row: jax.Array, column: jax.Array, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
+    """Two arrays whose product is the root of the outer product of both over the mean of the first.
+
+    By their roots, so that nothing over- or underflows on the way.
 
     Args:
         row: the means over the axis `columns`, without it.
@@ -57,6 +59,10 @@ def from_means(row: jax.Array, column: jax.Array, rows: int, columns: int) -> ja
     """
     overall = mean(row, rows - (rows > columns), keepdims=True)
     share = safe_divide(safe_sqrt(row), safe_sqrt(overall))
-    root = jnp.expand_dims(share, columns) * jnp.expand_dims(safe_sqrt(column), rows)
+    return jnp.expand_dims(share, columns), jnp.expand_dims(safe_sqrt(column), rows)
+
+
+def square_of(root: jax.Array) -> jax.Array:
+    """The square of a nonnegative array, finite where that is."""
     largest = jnp.finfo(root.dtype).max
     return jnp.minimum(jnp.square(root), jnp.where(jnp.isinf(root), jnp.inf, largest))

@@ -27,12 +27,14 @@ class Segment:
         indices: which stages of the plan.
         keep: whether a later stage may read more of the signal than its update.
         last: whether the chain ends here.
+        apart: whether the next stage takes an update that was scaled here apart.
     """
 
     kind: Literal["leafwise", "treewise", "foreign"]
     indices: tuple[int, ...]
     keep: bool
     last: bool
+    apart: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +213,8 @@ def one_by_one(treedef: Any) -> Plan:
                 runs.append([i])
         for run in runs:
             last = segment.last and run is runs[-1]
-            segments.append(Segment(segment.kind, tuple(run), segment.keep or not last, last))
+            apart = segment.apart and run is runs[-1]
+            segments.append(Segment(segment.kind, tuple(run), segment.keep or not last, last, apart))
     return dataclasses.replace(plan, segments=tuple(segments), kinds={})
 
 
@@ -233,5 +236,6 @@ def _segments(stages: tuple[st.Stage, ...]) -> list[Segment]:
             later == "leafwise" or any(getattr(stages[i], "reads", False) for i in those)
             for later, those in runs[n + 1 :]
         )
-        segments.append(Segment(what, tuple(indices), keep, n == len(runs) - 1))
+        apart = any(getattr(stages[i], "takes_apart", False) for _, those in runs[n + 1 : n + 2] for i in those)
+        segments.append(Segment(what, tuple(indices), keep, n == len(runs) - 1, apart))
     return segments

@@ -141,6 +141,7 @@ class LeafKind:
         param: the dtype of the parameter as it is stored, for stages that round it; else that of the arithmetic.
         last: whether it leaves the chain as well. (No dtype may be None here: NumPy's float64 equals None.)
         keep: whether later stages need more of the signal than its update.
+        apart: whether the next stage takes an update that was scaled apart.
         units: the codecs that keep slots of this leaf.
     """
 
@@ -150,11 +151,17 @@ class LeafKind:
     param: np.dtype
     last: bool
     keep: bool
+    apart: bool = False
     units: tuple[PlacedUnit, ...] = ()
+
+    def passed_on(self, signal: Signal) -> Signal:
+        """What the next stages are given."""
+        product = signal.product if self.apart else None
+        return signal.replace(param=None, product=product) if self.keep else Signal(signal.update, product=product)
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash((self.stages, self.compute, self.out, self.param, self.last, self.keep, self.units))
+        return hash((self.stages, self.compute, self.out, self.param, self.last, self.keep, self.apart, self.units))
 
     def __hash__(self) -> int:
         return self._hash
@@ -196,6 +203,7 @@ def leaf_kind(
             param=param if rounding else compute,  # type: ignore[arg-type]
             last=this.last,
             keep=this.keep,
+            apart=this.apart,
             units=units_here(plan, active, held),
         )
         plan.kinds[key] = _kinds.setdefault(kind, kind)
@@ -263,8 +271,7 @@ def leaf_program(
             position = run[-1] + 1
     if kind.last:
         return dtypes.cast(signal.update, kind.out), store.stored()
-    signal = signal.replace(param=None)
-    return (signal if kind.keep else Signal(signal.update)), store.stored()
+    return kind.passed_on(signal), store.stored()
 
 
 def check_slots(stage: Stage, new: Any, old: dict[str, jax.Array]) -> None:

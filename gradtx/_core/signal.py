@@ -66,6 +66,10 @@ class SecondMoment:
         mean = self.mean if self.remainder is None else self.mean + self.remainder
         return jnp.sqrt(self.weight) * safe_sqrt(mean + safe_divide(self.offset + inside, self.weight))
 
+    def divide(self, update: Array, inside: Array, outside: Array) -> Array:
+        """`update / (sqrt(value + inside) + outside)`, as `safe_divide`."""
+        return safe_divide(update, self.root(inside) + outside)
+
     def value(self) -> Array:
         """The moment itself."""
         if self.corrected:
@@ -90,6 +94,30 @@ class RawMoment(SecondMoment):
 
     def value(self) -> Array:
         return safe_divide(self.mean, self.weight) if self.corrected else self.mean
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FactoredMoment(SecondMoment):
+    """A second moment without a bias that is the square of a product: `mean = (row * column)**2`.
+
+    Attributes:
+        row: real, nonnegative, with an axis of length 1.
+        column: the same with another.
+    """
+
+    row: Array = dataclasses.field(kw_only=True)
+    column: Array = dataclasses.field(kw_only=True)
+
+    def root(self, inside: Array) -> Array:
+        return jnp.where(inside == 0, self.row * self.column, super().root(inside))
+
+    def divide(self, update: Array, inside: Array, outside: Array) -> Array:
+        # Where nothing is added, two products an element and a division for each row and column.
+        zeros = [factor == 0 for factor in (self.row, self.column)]
+        row, column = (1 / jnp.where(z, 1, f) for z, f in zip(zeros, (self.row, self.column), strict=True))
+        quotient = jnp.where(zeros[0] | zeros[1], jnp.sign(update), update * row * column)
+        return jnp.where((inside == 0) & (outside == 0), quotient, super().divide(update, inside, outside))
 
 
 @jax.tree_util.register_dataclass
@@ -140,6 +168,7 @@ class Signal:
         captured_as: the sense of what was captured as the gradient.
         marks: updates of earlier in this scope, by the name under which a stage put them here for one that follows.
         whole: the gradient before its clamp, or None where there was none or it is complex.
+        product: an array and a scalar whose product `update` is, where a scaling wrote it last.
     """
 
     update: Array
@@ -154,15 +183,22 @@ class Signal:
     captured_as: Sense = Sense()
     marks: dict[str, Array] = dataclasses.field(default_factory=dict)
     whole: Array | None = None
+    product: tuple[Array, Array] | None = None
 
     def write(self, update: Array) -> Signal:
         """The signal with another update."""
-        return dataclasses.replace(self, update=update, fresh=False)
+        return dataclasses.replace(self, update=update, fresh=False, product=None)
+
+    def times(self, factor: Array) -> Signal:
+        """The signal with its update times a scalar."""
+        return dataclasses.replace(self.write(self.update * factor), product=(self.update, factor))
 
     def replace(self, **changes: Any) -> Signal:
-        """The signal with other fields. A new gradient is the whole of it, unless that is given too."""
+        """The signal with other fields. A new gradient is the whole of it, unless that is given too, and a new update no product."""
         if "gradient" in changes:
             changes.setdefault("whole", None)
+        if "update" in changes:
+            changes.setdefault("product", None)
         return dataclasses.replace(self, **changes)
 
     @property
@@ -180,6 +216,11 @@ class Signal:
     def unclamped(self) -> Array:
         """The gradient before its clamp. To limit what is made of its square is cheaper than to limit it itself."""
         return self.captured if self.whole is None else self.whole
+
+    @property
+    def captured_again(self) -> Array:
+        """The captured gradient, for a second reader of it that XLA:CPU should not make it write the clamped one for."""
+        return self.captured if self.whole is None else _clamp(self.whole, self.clamp, slack=2)
 
     @property
     def squares(self) -> Array:
@@ -200,7 +241,7 @@ class Signal:
         if self.clamp:
             # Not the same array twice: a moment reads the one, and what is divided by it later is the other. XLA:CPU
             # would keep a selection in memory, from where such a pair of users reads it: for centered RMSProp a pass more.
-            gradient, update = _clamp(self.update, self.clamp), _clamp(self.update, self.clamp, slack=True)
+            gradient, update = _clamp(self.update, self.clamp), _clamp(self.update, self.clamp, slack=1)
             # A complex gradient is clamped part by part, by a root of 2 more where one part is the larger.
             whole = None if jnp.iscomplexobj(self.update) else self.update
         return self.replace(gradient=gradient, update=update, captured_as=self.sense, whole=whole)
@@ -251,14 +292,15 @@ def zero_of(x: Array) -> Array:
     return 0 * x.real + 0 * x.imag if jnp.iscomplexobj(x) else 0 * x
 
 
-def _clamp(x: Array, use: str, *, slack: bool = False) -> Array:
+def _clamp(x: Array, use: str, *, slack: int = 0) -> Array:
     """Limit |x| to what can be squared, or to a quarter of the largest number, whose differences and averages are finite.
 
-    Infinities and NaN stay: a failure must not be hidden. With `slack` to one ULP less: to XLA, another expression.
+    Infinities and NaN stay: a failure must not be hidden. `slack`: how many ULP less, which is another expression to XLA.
     """
     real = x.real.dtype
     limit = _largest_square_root(real) if use == "squares" else float(jnp.finfo(real).max) / 4
-    limit = np.nextafter(np.asarray(limit, real), np.zeros((), real)) if slack else limit
+    for _ in range(slack):
+        limit = np.nextafter(np.asarray(limit, real), np.zeros((), real))
     if jnp.iscomplexobj(x):
         limit = limit / 2**0.5
         return jax.lax.complex(_clip_finite(x.real, limit), _clip_finite(x.imag, limit))

@@ -196,10 +196,12 @@ class Treewise(Stage):
     Attributes:
         keywords: the keywords of `update` that it needs; `s` holds them by name. Arrays are traced, functions static.
         reads: whether it reads more of the signals than their updates.
+        takes_apart: whether it reads `signal.product`, where the stage right before it scaled the update.
     """
 
     keywords: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[bool] = False
+    takes_apart: ClassVar[bool] = False
 
     def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
         """The new updates, in the order of the old."""

@@ -65,7 +65,7 @@ def tree_program(
     if params is not None:
         own = [dtypes.cast(params[i], c) for i, c in zip(kind.indices, computes, strict=True)]
     given = [
-        signal.replace(update=dtypes.cast(signal.update, c), param=p)
+        signal.replace(update=dtypes.cast(signal.update, c), param=p, product=signal.product)
         for signal, c, p in zip(signals, computes, own, strict=True)
     ]
     numbers = scalars.read(0, dtypes.scalar_dtype())
@@ -95,7 +95,7 @@ def tree_program(
         if kind.last:
             out.append(dtypes.cast(signal.update, dtype))
         else:
-            out.append(signal.replace(param=None) if kind.keep else Signal(signal.update))
+            out.append(signal.replace(param=None, product=None) if kind.keep else Signal(signal.update))
     stored = [store.stored()[0] for store in stores]
     return out, stored, {name: dtypes.cast(new.memory[name], x.dtype) for name, x in memory.items()}
 

@@ -101,11 +101,12 @@ class scale_by_prodigy(Treewise):
         captured = [signal.capture() for signal in leaves.signals]
         slots = [self._accumulate(s, old, signal) for old, signal in zip(leaves.slots, captured, strict=True)]
         pairs = list(zip(captured, slots, strict=True))
-        moved = _total([_inner(signal.captured, _moved(signal, new)) for signal, new in pairs], s.d)
+        limited = [_limited(signal, i) for i, signal in enumerate(captured)]
+        moved = _total([_inner(g, _moved(*pair)) for g, pair in zip(limited, pairs, strict=True)], s.d)
         numerator = s.keep * leaves.memory["numerator"] + s.gamma * moved
         length = _total([_absolute(new["grad_sum"]) for new in slots], s.d)
         estimate = jnp.where(length > 0, s.estim_lr_coef * numerator / jnp.where(length > 0, length, 1), 0)
-        d = jnp.maximum(s.d, jnp.where(jnp.isnan(length), length, estimate))
+        d = jnp.maximum(s.d, jnp.where(jnp.isfinite(length), estimate, jnp.nan))
         eps = s.eps * (d / s.d) / s.root
 
         def emit(signal: Signal, new: Slots) -> Signal:
@@ -128,6 +129,21 @@ class scale_by_prodigy(Treewise):
             "grad_sum": keep * old["grad_sum"] + share * g,
             "params0": old["params0"],
         }
+
+
+def _limited(signal: Signal, leaf: int) -> jax.Array:
+    """The captured gradient, infinities limited too, for a sum that XLA:CPU then takes without writing it first.
+
+    It writes selections, a minimum of a maximum whose limits it knows, and limits that leaves share: here each has its own,
+    a few units in the last place below the others', behind a barrier.
+    """
+    if signal.whole is None:
+        return signal.captured
+    information = jnp.finfo(signal.whole.dtype)
+    below = 1 - (leaf + 1) * float(information.eps)
+    limit = jnp.asarray(float(information.max) ** 0.5 * below, signal.whole.dtype)
+    limit = jax.lax.optimization_barrier(limit)
+    return jnp.maximum(jnp.minimum(signal.whole, limit), -limit)
 
 
 def _moved(signal: Signal, slots: Slots) -> jax.Array:

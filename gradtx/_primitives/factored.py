@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.factors import from_means, longest_axes, mean
+from gradtx._core.factors import longest_axes, mean, roots_from_means, square_of
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import SecondMoment, Signal
+from gradtx._core.signal import FactoredMoment, SecondMoment, Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards
@@ -107,6 +107,9 @@ class factored_second_moment(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         axes = self._axes(signal.captured.shape)
-        moment = slots["nu"] if axes is None else from_means(slots["nu_row"], slots["nu_col"], *axes)
         one = jnp.ones_like(s.rate)
-        return signal.replace(second=SecondMoment(moment, one, one - one, has_bias=False))
+        if axes is None:
+            return signal.replace(second=SecondMoment(slots["nu"], one, one - one, has_bias=False))
+        row, column = roots_from_means(slots["nu_row"], slots["nu_col"], *axes)
+        moment = square_of(row * column)
+        return signal.replace(second=FactoredMoment(moment, one, one - one, has_bias=False, row=row, column=column))

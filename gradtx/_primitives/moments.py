@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import jax
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import FirstMoment, SecondMoment, Signal, square
+from gradtx._core.signal import FirstMoment, SecondMoment, Signal, safe_divide, square
 from gradtx._core.slots import Slot, slot_storage
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot
@@ -108,7 +108,8 @@ class ema_centered_moment(Leafwise):
     $$v_t = b v_{t-1} + (1 - b) |g_t|^2, \quad m_t = b m_{t-1} + (1 - b) g_t, \quad \text{second moment} = v_t - |m_t|^2$$
 
     Computed without that difference, which cancels and can turn negative. With debiased averages, weight $w$ and
-    rate $q$ the variance obeys Welford's recurrence $s \leftarrow (1-q) s + q (1-q) |g - \hat m|^2$, and
+    rate $q$ the variance obeys Welford's recurrence $s \leftarrow (1-q) s + q (1-q) |g - \hat m_{t-1}|^2$, where the
+    distance is $|g - \hat m_t| / (1-q)$, and
     $v - |m|^2 = w s + w (1-w) |\hat m|^2$ is a sum of nonnegative terms. Bias-corrected, it is $s$.
 
     Args:
@@ -139,10 +140,11 @@ class ema_centered_moment(Leafwise):
         return average(step, self.decay)
 
     def accumulate(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Slots:
-        distance = signal.captured - slots["mu"]
-        # Halved, twice the largest clamped gradient can be squared.
-        spread = 4 * s.rate * (1 - s.rate) * square(distance / 2)
-        return {"mu": towards(slots["mu"], signal.captured, s.rate), "nu": (1 - s.rate) * slots["nu"] + spread}
+        mean, rest = towards(slots["mu"], signal.captured, s.rate), 1 - s.rate
+        # From the new mean: with the old one XLA:CPU would copy that first, since the new one takes its place. Halved,
+        # twice the largest clamped gradient can be squared.
+        squares = square((signal.captured_again - mean) / 2)
+        return {"mu": mean, "nu": rest * slots["nu"] + 4 * safe_divide(s.rate, rest) * squares}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         second = SecondMoment(slots["nu"], s.weight, s.initial * s.left, remainder=s.left * square(slots["mu"]))

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradtx._core.dtypes import scalar_dtype
 from gradtx._core.rarely import unless
-from gradtx._core.signal import safe_sqrt, square
+from gradtx._core.signal import Signal, safe_sqrt, square
 
 
 def leaf_norm(x: jax.Array) -> jax.Array:
@@ -53,6 +53,18 @@ def sum_of_scaled_squares(x: jax.Array, unit: jax.Array) -> jax.Array:
 def leaf_rms(x: jax.Array) -> jax.Array:
     """The root mean square of an array: `leaf_norm` divided by the root of its size; 0 for an empty array."""
     return leaf_norm(x) / max(x.size, 1) ** 0.5
+
+
+def norm_of_updates(signals: list[Signal]) -> jax.Array:
+    """The `tree_norm` of updates. One that was scaled need not be written for it: the scale goes in behind the norm."""
+
+    def one(signal: Signal) -> jax.Array:
+        if signal.product is None:
+            return leaf_norm(signal.update).astype(scalar_dtype())
+        x, factor = signal.product
+        return (leaf_norm(x) * jnp.abs(factor)).astype(scalar_dtype())
+
+    return leaf_norm(jnp.stack(list(map(one, signals))))
 
 
 def tree_norm(arrays: list[jax.Array]) -> jax.Array:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from gradtx._core.dtypes import scalar_dtype
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.stages import Treewise
-from gradtx._primitives.norms import tree_norm
+from gradtx._core.stages import Leaves, Treewise
+from gradtx._primitives.norms import norm_of_updates
 
 
 class scale_by_polyak(Treewise):
@@ -47,18 +47,19 @@ class scale_by_polyak(Treewise):
 
     keywords: ClassVar[tuple[str, ...]] = ("value",)
     ignores_zeros: ClassVar[bool] = True
+    takes_apart: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.variant not in ("sps", "sps+"):
             raise ValueError(f"scale_by_polyak(variant=...): expected 'sps' or 'sps+', got {self.variant!r}")
 
-    def update_tree(self, s: SimpleNamespace, updates: list[jax.Array]) -> list[jax.Array]:
+    def update_leaves(self, s: SimpleNamespace, leaves: Leaves) -> Leaves:
         if jnp.shape(s.value):
             raise ValueError(f"scale_by_polyak: expected value= to be a scalar, got shape {jnp.shape(s.value)}")
-        if not updates:
-            return updates
-        norm = tree_norm(updates)
+        if not leaves.signals:
+            return leaves
+        norm = norm_of_updates(leaves.signals)
         gap = jnp.asarray(s.value, scalar_dtype()) - s.f_min
         if self.variant == "sps+":
             gap = jnp.maximum(gap, 0)
@@ -71,4 +72,4 @@ class scale_by_polyak(Treewise):
             real = jnp.finfo(u.dtype).dtype
             return (u / norm.astype(real)) * length.astype(real)
 
-        return [one(u) for u in updates]
+        return leaves.with_updates([one(signal.update) for signal in leaves.signals])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Sense, Signal, safe_divide
+from gradtx._core.signal import Sense, Signal
 from gradtx._core.stages import Leafwise
 
 Slots = dict[str, jax.Array]
@@ -47,12 +47,12 @@ class scale_by_rms(Leafwise):
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         assert signal.second is not None
-        return signal.write(safe_divide(signal.update, signal.second.root(s.eps_root) + s.eps))
+        return signal.write(signal.second.divide(signal.update, s.eps_root, s.eps))
 
 
 def _times(signal: Signal, factor: jax.Array) -> Signal:
     sense = Sense(sign=jnp.where(factor < 0, -jnp.ones_like(factor), jnp.ones_like(factor)))
-    return signal.write(signal.update * factor).replace(sense=signal.sense.times(sense))
+    return signal.times(factor).replace(sense=signal.sense.times(sense))
 
 
 class scale(Leafwise):
@@ -100,7 +100,7 @@ class scale_by_learning_rate(Leafwise):
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         factor = -s.learning_rate if self.flip_sign else s.learning_rate
         sense = signal.sense.turned() if self.flip_sign else signal.sense
-        return signal.write(signal.update * factor).replace(sense=sense)
+        return signal.times(factor).replace(sense=sense)
 
 
 class scale_by_schedule(Leafwise):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core import trees
@@ -45,7 +46,19 @@ class add_decayed_weights(Leafwise):
         return None if self.mask is None else mask_leaves(self.mask, params, label(self))
 
     def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
-        return signal.write(signal.update + s.weight_decay * signal.param)
+        return signal.write(_decayed(signal.update, s.weight_decay, signal.param))
+
+
+@jax.custom_jvp
+def _decayed(update: jax.Array, decay: jax.Array, param: jax.Array) -> jax.Array:
+    """`update + decay * param`, for which a program that knows a decay of 0 does not read the parameter."""
+    return jnp.where(decay == 0, update, update + decay * param)
+
+
+@_decayed.defjvp
+def _decayed_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    (_, decay, param), (d_update, d_decay, d_param) = primals, tangents
+    return _decayed(*primals), d_update + (d_decay * param + decay * d_param)
 
 
 class decoupled_weight_decay(add_decayed_weights):

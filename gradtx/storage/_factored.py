@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gradtx._core.factors import from_means, longest_axes, mean
+from gradtx._core.factors import longest_axes, mean, roots_from_means, square_of
 from gradtx._core.slots import Slot
 from gradtx._core.storage import Codec
 
@@ -69,7 +69,8 @@ class factored(Codec):
         return {"row": mean(value, columns), "column": mean(value, rows)}
 
     def decode(self, parts: Arrays, numbers: Arrays, shape: tuple[int, ...]) -> tuple[Array, ...]:
-        return (from_means(parts["row"], parts["column"], *self._axes(shape)),)
+        row, column = roots_from_means(parts["row"], parts["column"], *self._axes(shape))
+        return (square_of(row * column),)
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int]:
         axes = longest_axes(shape, self.min_dim_size)
