@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx._core.hyperparameters import decay_field, number_field
 from gradtx._core.schedule import Schedule
@@ -98,57 +100,64 @@ class scale_by_prodigy(Treewise):
         return {**numbers, "rate1": first["rate"], "rate2": second["rate"], "correction": root / first["weight"]}, {}
 
     def update_leaves(self, s: SimpleNamespace, leaves: Leaves) -> Leaves:
-        captured = [signal.capture() for signal in leaves.signals]
-        slots = [self._accumulate(s, old, signal) for old, signal in zip(leaves.slots, captured, strict=True)]
-        pairs = list(zip(captured, slots, strict=True))
-        limited = [_limited(signal, i) for i, signal in enumerate(captured)]
-        moved = _total([_inner(g, _moved(*pair)) for g, pair in zip(limited, pairs, strict=True)], s.d)
-        numerator = s.keep * leaves.memory["numerator"] + s.gamma * moved
-        length = _total([_absolute(new["grad_sum"]) for new in slots], s.d)
+        numbers = {k: v for k, v in vars(s).items() if isinstance(v, jax.Array)}
+        slots, inner, absolute = [], [], []
+        for i, (signal, old) in enumerate(zip(leaves.signals, leaves.slots, strict=True)):
+            limit = _limit(signal.update.real.dtype, i)
+            new, product, length_of_leaf = _accumulated(self.safeguard_warmup, numbers, limit, signal, old)
+            slots.append(new)
+            inner.append(product)
+            absolute.append(length_of_leaf)
+        numerator = s.keep * leaves.memory["numerator"] + s.gamma * _total(inner, s.d)
+        length = _total(absolute, s.d)
         estimate = jnp.where(length > 0, s.estim_lr_coef * numerator / jnp.where(length > 0, length, 1), 0)
         d = jnp.maximum(s.d, jnp.where(jnp.isfinite(length), estimate, jnp.nan))
-        eps = s.eps * (d / s.d) / s.root
-
-        def emit(signal: Signal, new: Slots) -> Signal:
-            real = jnp.finfo(signal.update.dtype).dtype
-            direction = safe_divide(new["mu"], safe_sqrt(new["nu"]) + eps.astype(real))
-            decay = (s.weight_decay * s.correction).astype(real) * signal.param
-            turned = -(s.d * s.learning_rate).astype(real) * (direction + decay)
-            return signal.write(turned).replace(sense=signal.sense.turned())
-
+        numbers["floor"] = s.eps * (d / s.d) / s.root
+        signals = [_stepped(numbers, *pair) for pair in zip(leaves.signals, slots, strict=True)]
         memory = {"estim_lr": d, "previous_lr": s.d, "numerator": numerator}
-        return leaves.replace(signals=[emit(*pair) for pair in pairs], slots=slots, memory=memory)
-
-    def _accumulate(self, s: SimpleNamespace, old: Slots, signal: Signal) -> Slots:
-        g, real = signal.captured, jnp.finfo(signal.captured.dtype).dtype
-        shrink, rate1, rate2, keep = (x.astype(real) for x in (s.shrink, s.rate1, s.rate2, s.keep))
-        share = jnp.ones((), real) if self.safeguard_warmup else s.gamma.astype(real)
-        return {
-            "mu": towards(old["mu"] * shrink, g, rate1),
-            "nu": towards(old["nu"] * (shrink * shrink), signal.squares, rate2),
-            "grad_sum": keep * old["grad_sum"] + share * g,
-            "params0": old["params0"],
-        }
+        return leaves.replace(signals=signals, slots=slots, memory=memory)
 
 
-def _limited(signal: Signal, leaf: int) -> jax.Array:
-    """The captured gradient, infinities limited too, for a sum that XLA:CPU then takes without writing it first.
+def _limit(real: np.dtype, leaf: int) -> jax.Array:
+    """What the gradient in the inner product is limited to: for each leaf a few units in the last place less.
 
-    It writes selections, a minimum of a maximum whose limits it knows, and limits that leaves share: here each has its own,
-    a few units in the last place below the others', behind a barrier.
+    XLA:CPU sums a product without writing its factors first if they are no selections, no minimum of a maximum whose limits
+    it knows, and no limits that leaves share.
     """
-    if signal.whole is None:
-        return signal.captured
-    information = jnp.finfo(signal.whole.dtype)
+    information = jnp.finfo(real)
     below = 1 - (leaf + 1) * float(information.eps)
-    limit = jnp.asarray(float(information.max) ** 0.5 * below, signal.whole.dtype)
-    limit = jax.lax.optimization_barrier(limit)
-    return jnp.maximum(jnp.minimum(signal.whole, limit), -limit)
+    return jax.lax.optimization_barrier(jnp.asarray(float(information.max) ** 0.5 * below, real))
 
 
-def _moved(signal: Signal, slots: Slots) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=0)
+def _accumulated(
+    safeguard_warmup: bool, numbers: Slots, limit: jax.Array, signal: Signal, old: Slots
+) -> tuple[Slots, jax.Array, jax.Array]:
+    """One leaf's slots after a step, and its parts of the inner product and of the sum of absolute values."""
     assert signal.param is not None
-    return slots["params0"] - signal.param
+    signal = signal.capture()
+    g, real = signal.captured, signal.captured.real.dtype
+    names = ("shrink", "rate1", "rate2", "keep", "gamma")
+    shrink, rate1, rate2, keep, gamma = (numbers[name].astype(real) for name in names)
+    new = {
+        "mu": towards(old["mu"] * shrink, g, rate1),
+        "nu": towards(old["nu"] * (shrink * shrink), signal.squares, rate2),
+        "grad_sum": keep * old["grad_sum"] + (g if safeguard_warmup else gamma * g),
+        "params0": old["params0"],
+    }
+    limited = g if signal.whole is None else jnp.maximum(jnp.minimum(signal.whole, limit), -limit)
+    return new, _inner(limited, new["params0"] - signal.param), _absolute(new["grad_sum"])
+
+
+@jax.jit
+def _stepped(numbers: Slots, signal: Signal, new: Slots) -> Signal:
+    """One leaf's step."""
+    assert signal.param is not None
+    signal, real = signal.capture(), signal.update.real.dtype
+    direction = safe_divide(new["mu"], safe_sqrt(new["nu"]) + numbers["floor"].astype(real))
+    decay = (numbers["weight_decay"] * numbers["correction"]).astype(real) * signal.param
+    update = -(numbers["d"] * numbers["learning_rate"]).astype(real) * (direction + decay)
+    return signal.write(update).replace(sense=signal.sense.turned())
 
 
 def _inner(a: jax.Array, b: jax.Array) -> jax.Array:

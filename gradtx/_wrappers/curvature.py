@@ -72,20 +72,16 @@ class DivideByCurvature(Conditional):
         gamma, eps = step.value(self.gamma), step.value(self.eps)
         limit = None if self.clip_threshold is None else step.value(self.clip_threshold)
 
-        def divide(u: jax.Array, h: jax.Array) -> jax.Array:
-            if jnp.iscomplexobj(u):
-                raise TypeError("sophia: expected real parameters, got complex ones, whose curvatures have no order")
-            return safe_divide(u, jnp.maximum(gamma.astype(h.dtype) * h, eps.astype(h.dtype)))
-
-        divided = jax.tree.map(divide, cast_like(towards_minimum, state.nu), state.nu)
+        direction_now = cast_like(towards_minimum, state.nu)
+        divided = jax.tree.map(lambda u, h: _divided(u, h, gamma, eps), direction_now, state.nu)
         if limit is not None:
             self._report(divided, limit, count + 1)
-            divided = jax.tree.map(lambda u: jnp.clip(u, -limit.astype(u.dtype), limit.astype(u.dtype)), divided)
+            divided = jax.tree.map(lambda u: _clipped(u, limit), divided)
 
         def estimate() -> tuple[Any, Any]:
             found, after = hessian.update(gradients, state.hessian_fn_state, params, **extra)
             rate = step.complement(self.b2)
-            new = jax.tree.map(lambda n, h: towards(n, h, rate.astype(n.dtype)), state.nu, cast_like(found, state.nu))
+            new = jax.tree.map(lambda n, h: _moved(n, h, rate), state.nu, cast_like(found, state.nu))
             return new, cast_like(after, state.hessian_fn_state)
 
         due = count % self.update_interval == 0
@@ -103,6 +99,26 @@ class DivideByCurvature(Conditional):
         kept = sum(jnp.sum(jnp.abs(u) < limit.astype(u.dtype)) for u in leaves)
         rate = kept / max(sum(u.size for u in leaves), 1)
         jax.lax.cond(t % every == 0, lambda: jax.debug.print("Sophia optimizer win rate: {}", rate), lambda: None)
+
+
+# Jitted, so that leaves of one shape are traced once.
+
+
+@jax.jit
+def _divided(u: jax.Array, h: jax.Array, gamma: jax.Array, eps: jax.Array) -> jax.Array:
+    if jnp.iscomplexobj(u):
+        raise TypeError("sophia: expected real parameters, got complex ones, whose curvatures have no order")
+    return safe_divide(u, jnp.maximum(gamma.astype(h.dtype) * h, eps.astype(h.dtype)))
+
+
+@jax.jit
+def _clipped(u: jax.Array, limit: jax.Array) -> jax.Array:
+    return jnp.clip(u, -limit.astype(u.dtype), limit.astype(u.dtype))
+
+
+@jax.jit
+def _moved(nu: jax.Array, estimate: jax.Array, rate: jax.Array) -> jax.Array:
+    return towards(nu, estimate, rate.astype(nu.dtype))
 
 
 def divide_by_curvature(
