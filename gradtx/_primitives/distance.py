@@ -134,8 +134,8 @@ def _accumulated(
     safeguard_warmup: bool, numbers: Slots, limit: jax.Array, signal: Signal, old: Slots
 ) -> tuple[Slots, jax.Array, jax.Array]:
     """One leaf's slots after a step, and its parts of the inner product and of the sum of absolute values."""
-    assert signal.param is not None
     signal = signal.capture()
+    assert signal.param is not None
     g, real = signal.captured, signal.captured.real.dtype
     names = ("shrink", "rate1", "rate2", "keep", "gamma")
     shrink, rate1, rate2, keep, gamma = (numbers[name].astype(real) for name in names)
@@ -152,8 +152,8 @@ def _accumulated(
 @jax.jit
 def _stepped(numbers: Slots, signal: Signal, new: Slots) -> Signal:
     """One leaf's step."""
-    assert signal.param is not None
     signal, real = signal.capture(), signal.update.real.dtype
+    assert signal.param is not None
     direction = safe_divide(new["mu"], safe_sqrt(new["nu"]) + numbers["floor"].astype(real))
     decay = (numbers["weight_decay"] * numbers["correction"]).astype(real) * signal.param
     update = -(numbers["d"] * numbers["learning_rate"]).astype(real) * (direction + decay)
