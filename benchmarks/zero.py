@@ -1,10 +1,11 @@
 """ZeRO-1 in compiled programs: what a training step with a split state keeps, needs and moves on each device.
 
-    python -m benchmarks.zero [--topology v5e:2x4] [--sides] [--only NAME ...] [--json]
+    python -m benchmarks.zero [--topology v5e:2x4] [--sides | --axes 3 8] [--only NAME ...] [--json]
 
 Compiled ahead of time for a TPU slice or GPUs that are not there; nothing is timed. The step takes the gradient of a
 stack of dense layers over a batch that is split over `data`, and steps with AdamW unless a row says otherwise. With
-`--sides` the mesh has an axis for each side of the slice, `data_0`, `data_1`, and state and batch are split over all.
+`--sides` the mesh has an axis for each side of the slice, `data_0`, `data_1`, and state and batch are split over all;
+with `--axes` axes of these sizes. Widths that nothing divides, `--width 2049`, are what `pad=True` is for.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Case(NamedTuple):
     model: int = 1  # parts of each matrix, along a second mesh axis
 
 
-def zero(tx: Any) -> Callable[[Any, Any], Any]:
-    return lambda mesh, params: gradtx.shard_state(tx, mesh, data_axes(mesh), params=params)
+def zero(tx: Any, **keywords: Any) -> Callable[[Any, Any], Any]:
+    return lambda mesh, params: gradtx.shard_state(tx, mesh, data_axes(mesh), params=params, **keywords)
 
 
 def data_axes(mesh: Any) -> tuple[str, ...]:
@@ -55,6 +56,7 @@ CLIPPED = gradtx.chain(gradtx.clip_by_global_norm(1.0), ADAMW)
 CASES = [
     Case("whole state", whole(ADAMW)),
     Case("shard_state", zero(ADAMW)),
+    Case("shard_state, pad=True", zero(ADAMW, pad=True)),
     Case("the same by hand", zero(ADAMW), "recipe"),
     Case("shard_state, update and apply_updates", zero(ADAMW), "update"),
     Case("shard_state, clip_by_global_norm", zero(CLIPPED)),
@@ -129,9 +131,12 @@ def training_step(tx: Any, how: str, params: Any) -> Callable[..., Any]:
     return {"step": by_step, "update": by_update, "recipe": by_hand}[how]
 
 
-def measure(case: Case, topology: str, layers: int, width: int, *, sides: bool = False) -> Program:
+def measure(
+    case: Case, topology: str, layers: int, width: int, *, sides: bool = False, sizes: list[int] | None = None
+) -> Program:
     chips = len(topology_mesh(topology).devices.flat)
     axes = {"data": chips} if case.model == 1 else {"data": chips // case.model, "model": case.model}
+    axes = {f"data_{i}": n for i, n in enumerate(sizes)} if sizes else axes
     mesh = data_mesh(topology) if sides else topology_mesh(topology, axes)
     params = shapes_of(mesh, layers, width, case.model)
     tx = case.build(mesh, params)
@@ -176,19 +181,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", nargs="*", default=["v5e:2x4"])
     parser.add_argument("--sides", action="store_true", help="an axis of the mesh for each side of the slice")
+    parser.add_argument(
+        "--axes", nargs="*", type=int, help="the sizes of the mesh's axes, over all of which state is split"
+    )
     parser.add_argument("--only", nargs="*", help="these rows")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     args = parser.parse_args()
-    if args.sides:  # the others say how they lie on a mesh of their own
+    if args.sides or args.axes:  # the others say how they lie on a mesh of their own
         args.only = args.only or [c.name for c in CASES if c.model == 1 and c.how != "recipe"]
     for topology in args.topology:
         rows = []
         for case in CASES:
             if args.only and case.name not in args.only:
                 continue
-            program = measure(case, topology, args.layers, args.width, sides=args.sides)
+            program = measure(case, topology, args.layers, args.width, sides=args.sides, sizes=args.axes)
             if args.json:
                 print(json.dumps({"topology": topology, **program._asdict()}), flush=True)
             sizes = [
@@ -203,6 +211,7 @@ def main() -> None:
             rows.append([case.name, *(f"{size / MIB:.1f}" for size in sizes), counts])
         if not args.json:
             about = f"{topology}{', an axis for each side' if args.sides else ''}"
+            about += f", axes of {' x '.join(map(str, args.axes))}" if args.axes else ""
             about += f", {args.layers} matrices of {args.width} x {2 * args.width}; MiB on each device"
             header = ["", "state", "arguments", "temporary", "peak", "host", "sent", "collectives"]
             print(f"{about}; {common.machine()}\n\n{common.table(header, rows)}\n")

@@ -15,7 +15,7 @@ from gradtx._core.plan import plan_for
 from gradtx._core.stages import Foreign, Stage, Wrapped
 from gradtx._core.transform import Transform
 from gradtx._inspect.walk import positions
-from gradtx._repadding import longer_in, pads
+from gradtx._repadding import longer_in, unpadded
 from gradtx._sharding import abstract_state
 
 FORMAT = 1  # of the state's layout; a change to it that old checkpoints do not fit counts it up
@@ -84,23 +84,23 @@ def check_state(tx: Transform, params: Any, state: Any) -> None:
     lines += _differences(found, expected["arrays"], expected["stages"])
     if not _is_manifest(state):
         lines += _counts(then, now)
-    if any(_may_be_padding(kind, expected["arrays"].get(path), tx, state) for path, kind in found.items()):
+    if _only_padded_otherwise(found, now, _entries(abstract_state(unpadded(tx), params))):
         lines.append(
-            "padding: where only a length differs, gradtx.repad_state(state, tx, params) cuts off the zeros of "
+            "padding: where only lengths differ, gradtx.repad_state(state, tx, params) cuts off the zeros of "
             "shard_state(pad=True), or appends them"
         )
     if lines:
         raise ValueError(f"the state is not one of {tx!r}:\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def _may_be_padding(old: list[Any], new: list[Any] | None, tx: Transform, state: Any) -> bool:
-    """Whether an array may have been padded for another number of devices."""
-    if new is None or old[0] != new[0]:
-        return False
-    padded = _is_manifest(state) and "pad=True" in state["transformation"]
-    if longer_in(old[1], new[1]) is not None:
-        return padded or pads(tx) or not _is_manifest(state)
-    return (padded or pads(tx)) and longer_in(new[1], old[1]) is not None
+def _only_padded_otherwise(found: dict[str, list[Any]], now: dict[str, Any], bare: dict[str, Any]) -> bool:
+    """Whether arrays were padded for another number of devices, and differ in nothing else."""
+    shapes = {
+        path: (kind[1], list(now[path].shape), list(bare[path].shape)) for path, kind in found.items() if path in now
+    }
+    others = [(old, own) for old, new, own in shapes.values() if old != new]
+    padded = any(new != own for _, new, own in shapes.values()) or any(old != own for old, own in others)
+    return bool(others) and padded and all(old == own or longer_in(old, own) is not None for old, own in others)
 
 
 def _is_manifest(state: Any) -> bool:

@@ -44,7 +44,7 @@ def repad_state(state: Any, tx: Transform, params: Any) -> Any:
         >>> gradtx.repad_state(saved, inside, params).stages[0]["trace"]["w"].shape
         (7, 3)
     """
-    wanted, own = abstract_state(tx, params), abstract_state(_unpadded(tx), params)
+    wanted, own = abstract_state(tx, params), abstract_state(unpadded(tx), params)
     structure: Any = jax.tree.structure(wanted)
     if structure != jax.tree.structure(state):
         raise ValueError(
@@ -60,12 +60,6 @@ def repad_state(state: Any, tx: Transform, params: Any) -> Any:
     return jax.tree.unflatten(structure, new)
 
 
-def pads(tx: Any) -> bool:
-    """Whether something in a transformation pads parameters."""
-    parts = (*getattr(tx, "transforms", ()), *getattr(tx, "stages", ()))
-    return (isinstance(tx, ShardState) and tx.pad) or any(map(pads, parts))
-
-
 def longer_in(got: Any, wanted: Any) -> int | None:
     """The one dimension in which a shape is longer than another; None if they differ otherwise, or not at all."""
     if len(got) != len(wanted):
@@ -74,11 +68,16 @@ def longer_in(got: Any, wanted: Any) -> int | None:
     return others[0] if len(others) == 1 and got[others[0]] > wanted[others[0]] else None
 
 
-def _unpadded(tx: Any) -> Any:
-    changes = {name: tuple(map(_unpadded, getattr(tx, name))) for name in ("transforms", "stages") if hasattr(tx, name)}
-    if isinstance(tx, ShardState):
-        return tx._with(**changes, pad=False)
-    return tx._with(**changes) if changes and pads(tx) else tx
+def unpadded(tx: Any) -> Any:
+    """The same transformation, in which nothing is padded."""
+    parts = {name: getattr(tx, name, ()) for name in ("transforms", "stages")}
+    new = {name: tuple(map(unpadded, held)) for name, held in parts.items()}
+    changes: dict[str, Any] = {
+        n: new[n] for n in parts if any(a is not b for a, b in zip(new[n], parts[n], strict=True))
+    }
+    if isinstance(tx, ShardState) and tx.pad:
+        changes["pad"] = False
+    return tx._with(**changes) if changes else tx
 
 
 def _fitted(path: str, x: Any, own: tuple[int, ...], want: Any) -> jax.Array:

@@ -55,6 +55,20 @@ def test_programs_for_a_larger_slice():
 
 
 @on_tpus
+def test_padded_programs_for_a_tpu():
+    """Every device holds an eighth of the padded state; gradients are summed whole, parameters gathered once."""
+    found = rows("--width", "2049", "--only", "shard_state", "shard_state, pad=True")
+    whole, ours = found.values()
+    biases, matrices = 4 * (2049 + 4098), 4 * (2056 * 4098 + 4104 * 2049)
+    assert whole["state_bytes"] == 2 * (2 * 4 * 2049 * 4098 + biases) + 4
+    assert ours["state_bytes"] == 2 * (matrices // 8 + biases) + 4
+    assert ours["counts"] == {"all-reduce": 1, "all-gather": 2}
+    assert ours["moved_bytes"]["all-gather"] == matrices
+    assert ours["sent_bytes"] == pytest.approx(1.5 * whole["sent_bytes"], rel=2e-3)
+    assert ours["peak_bytes"] < 0.7 * whole["peak_bytes"]
+
+
+@on_tpus
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "devices", "most"), [("v5e:16x16", 256, 1.01), ("v5p:4x4x4", 64, 1.13)])
 def test_programs_for_whole_pods(topology, devices, most):
@@ -117,6 +131,24 @@ def test_programs_for_gpus():
     assert muon["moved_bytes"]["reduce-scatter"] == MATRICES
     squares = 2 * 5 * 4 * 2048 * 2048
     assert squares <= muon["moved_bytes"]["all-reduce"] <= squares + BIASES + 64
+
+
+@on_gpus
+def test_padded_programs_for_gpus():
+    """On 3 hosts of 8, 3 divides nothing. A gradient is scattered over the 8 first, and the sum of its eighth over 3 is whole."""
+    shapes = 4 * (2049 * 4096 + 4098 * 2048)  # 8 splits the other dimension
+    (one,) = rows("--topology", "h100:3x8", "--only", "shard_state, pad=True").values()
+    split, ours = rows(
+        "--topology", "h100:3x8", "--axes", "3", "8", "--only", "shard_state", "shard_state, pad=True"
+    ).values()
+    assert one["state_bytes"] == 2 * (4 * (2064 * 4096 + 4104 * 2048) // 24 + BIASES) + 4
+    assert one["moved_bytes"]["all-reduce"] == MATRICES + BIASES
+    assert split["state_bytes"] == 2 * (MATRICES // 8 + BIASES) + 4
+    assert ours["state_bytes"] == 2 * (shapes // 24 + BIASES) + 4
+    assert ours["moved_bytes"]["reduce-scatter"] == MATRICES
+    assert ours["moved_bytes"]["all-reduce"] == MATRICES // 8 + BIASES
+    assert ours["moved_bytes"]["all-gather"] == MATRICES + shapes // 8
+    assert ours["sent_bytes"] < 0.7 * one["sent_bytes"]
 
 
 @on_gpus
