@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_shard_state import placed, words
+from zoo import OPTIMIZERS, Row
 
 import gradtx
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Of 6 and of 8 devices none divides a dimension of the matrices or of the vector; the last is smaller than min_size.
 SHAPES = {"matrix": (17, 25), "wide": (5, 67), "vector": (43,), "small": (3,)}
@@ -255,3 +258,26 @@ def test_it_compares_and_prints_and_checks_its_argument():
     assert "pad=True" in repr(gradtx.shard_state(tx, mesh, pad=True))
     with pytest.raises(ValueError, match=r"shard_state\(pad=...\): expected True or False, got 8"):
         gradtx.shard_state(tx, mesh, pad=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", OPTIMIZERS, ids=lambda row: row.name)
+def test_every_optimizer_trains_as_without(row: Row):
+    """Padded or, where a stage does not ignore zeros, whole."""
+    shapes = {"matrix": (17, 17), "vector": (43,), "small": (3,)}  # SOAP: square, see test_shard_state.py
+
+    def run(tx: Any, mesh: Any) -> Any:
+        params = params_on(mesh, 0, shapes=shapes)
+        state = tx.init(params)
+        for i in range(3):
+            grads = params_on(mesh, i + 1, shapes=shapes)
+            params, state = gradtx.step(tx, params, state, grads, **row.keywords)
+        return params, state
+
+    mesh, tx = mesh_of(8), row.build()
+    padded = gradtx.shard_state(tx, mesh, min_size=8, pad=True)
+    params, state = run(padded, mesh)
+    want, after = run(tx, mesh_of(1))
+    for got, expected in zip(jax.tree.leaves(params), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(expected), rtol=1e-3, atol=1e-4)
+    assert jax.tree.structure(gradtx.repad_state(state, tx, want)) == jax.tree.structure(after)
