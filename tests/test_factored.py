@@ -142,3 +142,21 @@ def test_a_mesh_with_explicit_axes(name):
         assert updates.sharding.spec == PartitionSpec("data", "model")
         step(tree, state, tree)
     assert step._cache_size() == 1
+
+
+def test_hypergradients_of_what_is_added_to_a_factored_root():
+    """Where nothing is added, the quotient is made of products; its derivative by what might be is that of the quotient."""
+    params = jnp.ones((4, 6))
+    grads = jnp.asarray(np.random.default_rng(3).standard_normal((4, 6)), jnp.float32)
+
+    def update(eps, eps_root):
+        moment = gradtx.factored_second_moment(min_dim_size_to_factor=1)
+        tx = gradtx.chain(moment, gradtx.scale_by_rms(eps=eps, eps_root=eps_root))
+        return tx.update(grads, tx.init(params), params)[0]
+
+    at_zero, near = update(0.0, 0.0), update(1e-30, 1e-30)
+    np.testing.assert_allclose(at_zero, near, rtol=1e-6)
+    root = grads / at_zero
+    slopes = jax.jacfwd(update, (0, 1))(0.0, 0.0)
+    np.testing.assert_allclose(slopes[0], -grads / root**2, rtol=1e-5)
+    np.testing.assert_allclose(slopes[1], -grads / (2 * root**3), rtol=1e-5)

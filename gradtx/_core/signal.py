@@ -109,15 +109,8 @@ class FactoredMoment(SecondMoment):
     row: Array = dataclasses.field(kw_only=True)
     column: Array = dataclasses.field(kw_only=True)
 
-    def root(self, inside: Array) -> Array:
-        return jnp.where(inside == 0, self.row * self.column, super().root(inside))
-
     def divide(self, update: Array, inside: Array, outside: Array) -> Array:
-        # Where nothing is added, two products an element and a division for each row and column.
-        zeros = [factor == 0 for factor in (self.row, self.column)]
-        row, column = (1 / jnp.where(z, 1, f) for z, f in zip(zeros, (self.row, self.column), strict=True))
-        quotient = jnp.where(zeros[0] | zeros[1], jnp.sign(update), update * row * column)
-        return jnp.where((inside == 0) & (outside == 0), quotient, super().divide(update, inside, outside))
+        return _divide_by_product(update, self.row, self.column, self.mean, inside, outside)
 
 
 @jax.tree_util.register_dataclass
@@ -278,6 +271,26 @@ def _safe_divide_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]
     safe = jnp.where(zero, 1, y)
     quotient = x / safe
     return safe_divide(x, y), jnp.where(zero, 0, (dx - quotient * dy) / safe)
+
+
+@jax.custom_jvp
+def _divide_by_product(x: Array, row: Array, column: Array, square: Array, inside: Array, outside: Array) -> Array:
+    """`_divide_by_root` where the root of `square` is known as a product: if nothing is added, no root and no quotient an element."""
+    zeros = [factor == 0 for factor in (row, column)]
+    per_row, per_column = (1 / jnp.where(zero, 1, factor) for zero, factor in zip(zeros, (row, column), strict=True))
+    quotient = jnp.where(zeros[0] | zeros[1], jnp.sign(x), x * per_row * per_column)
+    return jnp.where((inside == 0) & (outside == 0), quotient, _divide_by_root(x, square, inside, outside))
+
+
+@_divide_by_product.defjvp
+def _divide_by_product_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    kept = (0, 3, 4, 5)
+    _, tangent = jax.jvp(_divide_by_root, tuple(primals[i] for i in kept), tuple(tangents[i] for i in kept))
+    return _divide_by_product(*primals), tangent
+
+
+def _divide_by_root(x: Array, square: Array, inside: Array, outside: Array) -> Array:
+    return safe_divide(x, safe_sqrt(square + inside) + outside)
 
 
 def square(x: Array) -> Array:
