@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.rarely import unless
-from gradtx._core.signal import safe_divide, safe_sqrt, square, zero_of
+from gradtx._core.safe import safe_divide, safe_sqrt, square, zero_of
 
 
 def longest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gradtx._core import trees
 from gradtx._core.chain import Chain, chain
 from gradtx._core.dtypes import scalar_dtype
-from gradtx._core.signal import safe_divide
+from gradtx._core.safe import safe_divide
 from gradtx._inspect.probes import PREFIX, Probe, View, mark, size_of
 from gradtx._primitives.clipping import global_norm
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from gradtx._core import trees
 from gradtx._core.dtypes import scalar_dtype
-from gradtx._core.signal import FirstMoment, SecondMoment, Signal
+from gradtx._core.moments import FirstMoment, SecondMoment
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.spec import StaticTree
 from gradtx._core.stages import Leafwise, Leaves, Treewise

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
+from gradtx._core.moments import SecondMoment
 from gradtx._core.order import label
+from gradtx._core.safe import safe_divide, square
 from gradtx._core.schedule import Schedule
-from gradtx._core.signal import SecondMoment, Signal, safe_divide, square
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import jax
 
 from gradtx._core.order import label
-from gradtx._core.signal import Signal, safe_divide
+from gradtx._core.safe import safe_divide
+from gradtx._core.signal import Signal
 from gradtx._core.stages import Leafwise
 from gradtx._primitives.moments import sum_of_squares
 from gradtx._primitives.momentum import trace

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gradtx._core.dtypes import compute_dtype, is_inexact, scalar_dtype
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Signal, safe_sqrt, square
+from gradtx._core.safe import safe_sqrt, square
+from gradtx._core.signal import Signal
 from gradtx._core.stages import Leafwise, Treewise
 from gradtx._primitives.norms import sum_of_scaled_squares
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import jax
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
+from gradtx._core.safe import safe_divide, safe_sqrt, square
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_before, weight_slot

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.hyperparameters import decay_field, number_field
+from gradtx._core.safe import safe_divide, safe_sqrt, square
 from gradtx._core.schedule import Schedule
-from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leaves, Step, Treewise
 from gradtx._primitives.averages import average, towards

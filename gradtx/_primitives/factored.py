@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gradtx._core.factors import longest_axes, mean, roots_from_means, square_of
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import FactoredMoment, SecondMoment, Signal
+from gradtx._core.moments import FactoredMoment, SecondMoment
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards

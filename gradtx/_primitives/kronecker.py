@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
+from gradtx._core.safe import safe_divide, safe_sqrt, square
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.decompositions import anywhere, solve_adjoint

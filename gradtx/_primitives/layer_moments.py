@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gradtx._core.factors import mean_of_squares
 from gradtx._core.hyperparameters import decay_field
-from gradtx._core.signal import SecondMoment, Signal
+from gradtx._core.moments import SecondMoment
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import towards

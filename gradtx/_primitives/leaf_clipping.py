@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Signal, safe_divide
+from gradtx._core.safe import safe_divide
+from gradtx._core.signal import Signal
 from gradtx._core.stages import Leafwise
 from gradtx._primitives.norms import leaf_norm, leaf_rms
 

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Literal
 import jax
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import FirstMoment, SecondMoment, Signal, safe_divide, square
+from gradtx._core.moments import FirstMoment, SecondMoment
+from gradtx._core.safe import safe_divide, square
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot, slot_storage
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot

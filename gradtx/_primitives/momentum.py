@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import jax
 
 from gradtx._core.hyperparameters import decay_field
-from gradtx._core.signal import FirstMoment, Signal
+from gradtx._core.moments import FirstMoment
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot, slot_storage
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Signal, safe_sqrt
+from gradtx._core.safe import safe_sqrt
+from gradtx._core.signal import Signal
 from gradtx._core.stages import Leafwise, Step
 
 Slots = dict[str, jax.Array]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.dtypes import promote, scalar_dtype
-from gradtx._core.signal import safe_sqrt, square
+from gradtx._core.safe import safe_sqrt, square
 from gradtx._core.stages import Treewise
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from gradtx._core.dtypes import scalar_dtype
 from gradtx._core.rarely import unless
-from gradtx._core.signal import Signal, safe_sqrt, square
+from gradtx._core.safe import safe_sqrt, square
+from gradtx._core.signal import Signal
 
 
 def leaf_norm(x: jax.Array) -> jax.Array:

@@ -11,7 +11,8 @@ import numpy as np
 
 from gradtx._core.dtypes import promote
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Signal, safe_divide, safe_sqrt, square
+from gradtx._core.safe import safe_divide, safe_sqrt, square
+from gradtx._core.signal import Signal
 from gradtx._core.slots import slot_storage
 from gradtx._core.stages import Leafwise, Stage
 from gradtx._primitives.decompositions import eigenvectors

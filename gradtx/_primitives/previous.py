@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import Signal, safe_divide, safe_sqrt, zero_of
+from gradtx._core.safe import safe_divide, safe_sqrt, zero_of
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, towards, weight_slot

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.hyperparameters import number_field
+from gradtx._core.moments import SecondMoment
+from gradtx._core.safe import safe_divide
 from gradtx._core.schedule import Schedule
-from gradtx._core.signal import SecondMoment, Signal, safe_divide
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.moments import ema_second_moment

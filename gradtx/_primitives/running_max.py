@@ -8,7 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.signal import RawMoment, SecondMoment, Signal
+from gradtx._core.moments import RawMoment, SecondMoment
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import number_field
-from gradtx._core.signal import Signal, safe_sqrt, square
+from gradtx._core.safe import safe_sqrt, square
+from gradtx._core.signal import Signal
 from gradtx._core.stages import Leafwise
 
 # The axes that lead into one unit, by the number of axes; a dense layer's kernel is (in, out), a convolution's (H, W, in,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
 from gradtx._core.limits import at_most
-from gradtx._core.signal import RawMoment, Signal
+from gradtx._core.moments import RawMoment
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 from gradtx._primitives.averages import average, weight_slot

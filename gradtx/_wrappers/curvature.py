@@ -10,7 +10,7 @@ import numpy as np
 
 from gradtx._core import dtypes
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import safe_divide
+from gradtx._core.safe import safe_divide
 from gradtx._core.slots import zeros_like_parameter
 from gradtx._core.stages import Step
 from gradtx._primitives.averages import towards

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import decay_field, number_field
-from gradtx._core.signal import FirstMoment, Signal
+from gradtx._core.moments import FirstMoment
+from gradtx._core.signal import Signal
 from gradtx._core.slots import Slot
 from gradtx._core.stages import Leafwise, Step
 

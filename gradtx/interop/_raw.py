@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gradtx._core.hyperparameters import Decay
 from gradtx._core.order import label
-from gradtx._core.signal import square
+from gradtx._core.safe import square
 from gradtx._core.stages import Stage
 from gradtx._primitives.belief import ema_belief_moment
 from gradtx._primitives.covers import covered_second_moment, covered_sum_of_squares
