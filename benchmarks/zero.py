@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import gradtx
 from benchmarks import common
 from gradtx._rehearsal.collectives import KINDS, collectives
+from gradtx._rehearsal.rehearse import device_peak
 from gradtx._rehearsal.targets import data_mesh, platform_of, topology_mesh
 from gradtx._sharding import in_host_memory
 
@@ -167,7 +168,7 @@ def measure(
         held / sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
-        memory.peak_memory_in_bytes,
+        device_peak(memory),
         memory.host_argument_size_in_bytes + memory.host_output_size_in_bytes,
         {kind: n for kind in KINDS if (n := sum(c.times for c in found if c.kind == kind))},
         {kind: n for kind in KINDS if (n := sum(c.nbytes * c.times for c in found if c.kind == kind))},

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compilers import on_tpus, printed
+from compilers import on_gpus, on_tpus, printed
+from jax.extend.core import Literal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradtx
@@ -106,6 +107,84 @@ def test_by_optax_protocol_eager_and_compiled():
     assert_placed(away, params, start, 32)
 
 
+STREAMED = {
+    "adamw": lambda: gradtx.adamw(1e-2),
+    "clipped": lambda: gradtx.chain(
+        gradtx.clip_by_global_norm(1.0), gradtx.adamw(1e-2), gradtx.clip_by_global_norm(1.0)
+    ),
+    "groups": lambda: gradtx.by_path({"layer_0": gradtx.adam(1e-3), "**": gradtx.adamw(1e-2)}),
+    "injected": lambda: gradtx.inject_hyperparams(gradtx.adamw(1e-2)),
+    "every": lambda: gradtx.accumulate_gradients(gradtx.adamw(1e-2), 1),
+    "split": lambda: gradtx.shard_state(gradtx.adamw(1e-2), mesh_of(), min_size=8),
+}
+
+
+def sent_before(program: Any, name: str, *args: Any) -> list[int]:
+    """For each array that a jitted function brings to the device, how many have to be in host memory again before."""
+    (call,) = [e for e in jax.make_jaxpr(program)(*args).jaxpr.eqns if e.params.get("name") == name]
+    needs: dict[Any, set[Any]] = {}
+    found = []
+    for e in call.params["jaxpr"].jaxpr.eqns:
+        before = set().union(*(needs.get(v, ()) for v in e.invars if not isinstance(v, Literal)))
+        if e.primitive.name == "device_put" and e.outvars[0].aval.memory_space == jax.memory.Space.Host:
+            before |= {e.outvars[0]}
+        elif e.primitive.name == "device_put":
+            found.append(len(before))
+        needs.update(dict.fromkeys(e.outvars, before))
+    return found
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_the_slots_of_two_parameters_at_a_time(name):
+    """Those of a parameter come when those of the last but one are back, as all that comes and goes depends on it."""
+    params = {f"layer_{i}": jnp.ones((16, 24)) * i for i in range(7)}
+    away = gradtx.offload_state(STREAMED[name](), min_size=32)
+    state = away.init(params)
+    expected = [0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6]  # every other parameter waits for those before it
+    assert sent_before(lambda p, s, g: away.update(g, s, p), "_update", params, state, params) == expected
+    stepped = sent_before(lambda p, s, g: gradtx.step(away, p, s, g), "gradtx_step", params, state, params)
+    assert stepped == expected
+
+
+def test_what_comes_at_once():
+    """All slots of a treewise stage; of an Optax stage an array at a time; and what a step leaves as it is stays there."""
+    params = {f"layer_{i}": jnp.ones((16, 24)) * i for i in range(5)}
+
+    def of(tx: Any) -> list[int]:
+        away = gradtx.offload_state(tx, min_size=32)
+        return sent_before(lambda p, s, g: gradtx.step(away, p, s, g), "gradtx_step", params, away.init(params), params)
+
+    assert of(gradtx.prodigy()) == [0] * 20  # two moments, the parameters at the start, a sum of gradients
+    assert of(optax.trace(0.9)) == [0, 0, 1, 1, 2]
+
+
+def test_a_state_from_the_device():
+    """A state that `offload_state` did not make goes home at its first step."""
+    tx = gradtx.adamw(1e-2)
+    away = gradtx.offload_state(tx, min_size=32)
+    params, grads = placed(None, 0), placed(None, 1)
+    got = gradtx.step(away, params, tx.init(params), grads, donate=False)
+    assert_placed(away, *got, 32)
+    assert_same(got, gradtx.step(tx, params, tx.init(params), grads))
+
+
+def test_hypergradients():
+    """Through two steps, whose state lies in host memory in between."""
+    params = placed(None, 0)
+
+    def loss(learning_rate: Any, tx: Any) -> Any:
+        tx = tx.replace(learning_rate=learning_rate)
+        p, state = params, tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(p, state, p)
+            p = optax.apply_updates(p, updates)
+        return sum(jnp.sum(x * x) for x in jax.tree.leaves(p))
+
+    tx = gradtx.adamw(1e-2)
+    got, want = (jax.jit(jax.grad(loss))(1e-2, t) for t in (gradtx.offload_state(tx, min_size=32), tx))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_it_is_seen_and_saved(tmp_path):
     """Plans, decoded slots, new numbers and checkpoints, into and out of host memory."""
     ocp = pytest.importorskip("orbax.checkpoint")
@@ -140,14 +219,35 @@ def test_bad_arguments():
         gradtx.shard_state(gradtx.offload_state(gradtx.adam(1e-2)), mesh_of())
 
 
-@on_tpus
-def test_a_program_for_a_tpu():
-    """The state is no argument of the device; what crosses is the state, there and back; little of it is there at once."""
+def rows(layers: int, *more: str) -> Any:
+    """Without and with `offload_state`, `layers` matrices of 2048 x 4096 whose state is split over 8 devices."""
     names = ["shard_state", "shard_state, offload_state"]
-    lines = printed("-m", "benchmarks.zero", "--json", "--layers", "2", "--only", *names).splitlines()
+    lines = printed("-m", "benchmarks.zero", "--json", "--layers", str(layers), *more, "--only", *names).splitlines()
     split, away = map(json.loads, lines)
-    moved = 2 * 4 * 2 * 2048 * 4096 // 8  # two moments of two matrices
+    moved = layers * SLOTS
     assert (split["host_bytes"], away["host_bytes"]) == (0, 2 * moved)
     assert away["argument_bytes"] == split["argument_bytes"] - moved
-    assert away["peak_bytes"] < split["peak_bytes"] - moved // 2
     assert away["counts"] == split["counts"]
+    return split, away
+
+
+SLOTS = 2 * 4 * 2048 * 4096 // 8  # two moments of a matrix
+
+
+@on_tpus
+def test_programs_for_a_tpu():
+    """The state is no argument of the device; what crosses is the state, there and back; little of it is there at once."""
+    split, away = rows(2)
+    assert away["peak_bytes"] < split["peak_bytes"] - 2 * SLOTS
+    split, away = rows(8)
+    assert away["temp_bytes"] < split["temp_bytes"]
+    assert away["peak_bytes"] < split["peak_bytes"] - 7 * SLOTS
+
+
+@on_gpus
+def test_programs_for_gpus():
+    """However many layers, the slots of two are on the device at a time."""
+    for layers in (4, 8):
+        split, away = rows(layers, "--topology", "h100:8")
+        assert away["temp_bytes"] < split["temp_bytes"] + 1.2 * SLOTS
+        assert away["peak_bytes"] < split["peak_bytes"] - (layers - 1.2) * SLOTS

@@ -14,6 +14,7 @@ from gradtx._core.functions import split_keywords
 from gradtx._core.transform import Transform, Wrapper
 from gradtx._placements import MIN_SIZE
 from gradtx._sharding import in_memory
+from gradtx._wrappers.streaming import streamed
 from gradtx._wrappers.wrapping import inside
 
 
@@ -45,21 +46,10 @@ class OffloadState(Wrapper):
     def _step(
         self, apply: Callable[[Any, Any], Any], params: Any, state: Any, grads: Any, extra: dict[str, Any]
     ) -> tuple[Any, Any]:
-        params, new = self.tx._step(apply, params, self._brought(state), grads, extra)
-        return params, self._returned(new)
-
-    # ---- there and back ----
+        return streamed(lambda brought: self.tx._step(apply, params, brought, grads, extra), state, self._home)
 
     def _home(self, x: Any) -> Any:
         return jax.memory.Space.Host if math.prod(x.shape) >= self.min_size else jax.memory.Space.Device
-
-    def _brought(self, state: Any) -> Any:
-        with jax.named_scope("bring_state"):
-            return jax.tree.map(lambda x: in_memory(x, jax.memory.Space.Device), state)
-
-    def _returned(self, state: Any) -> Any:
-        with jax.named_scope("return_state"):
-            return jax.tree.map(lambda x: in_memory(x, self._home(x)), state)
 
     def _expression(self) -> str:
         return f"offload_state({self.tx!r}, min_size={self.min_size!r})"
@@ -75,17 +65,20 @@ def _update(
     extra: dict[str, Any],
 ) -> tuple[Any, Any]:
     with jax.named_scope("offload_state"):
-        new, state = tx.tx.update(updates, tx._brought(state), params, **{**dict(static), **extra})
-        return new, tx._returned(state)
+        given = {**dict(static), **extra}
+        return streamed(lambda brought: tx.tx.update(updates, brought, params, **given), state, tx._home)
 
 
 def offload_state(tx: Transform, *, min_size: int = MIN_SIZE) -> OffloadState:
     r"""Keep the state of `tx` in the host's memory (`memory_kind="pinned_host"`).
 
-    Each array of the state is brought to the device, used, and returned, one after the other as the compiler schedules
-    them; so a step sends the bytes of the state over the host's link twice, once each way, and the device's memory
-    holds the few arrays in flight. The numbers are those of `tx` alone, bit for bit. Arrays of fewer than `min_size`
-    elements, the step count among them, stay on the device.
+    The slots of one parameter are brought to the device, used and returned, and then those of the next: the compiler is
+    held to bring a parameter's when those of the last but one are back, so that the device's memory holds those of two
+    at a time, however many there are. A step sends the bytes of the state over the host's link twice, once each way. The
+    numbers are those of `tx` alone, bit for bit. Arrays of fewer than `min_size` elements, the step count among them,
+    stay on the device. What a stage needs of all parameters at once (Prodigy) comes at once, and so does the state of
+    a wrapper that decides whether to step (`accumulate_gradients`, `skip_nonfinite`). Optax's stages are brought as they
+    go from array to array.
 
     Put it outermost, around `shard_state` too: then each device brings and returns its own part. The state has the
     structure of `tx.init`, and `state_shardings` and `abstract_state` say which arrays lie in host memory, so checkpoints
