@@ -10,7 +10,7 @@ import numpy as np
 
 from gradtx._core import trees
 from gradtx._core.transform import Transform
-from gradtx._sharding import abstract_state
+from gradtx._sharding import abstract_state, in_memory
 from gradtx._wrappers.sharding import ShardState
 
 
@@ -88,7 +88,11 @@ def _fitted(path: str, x: Any, own: tuple[int, ...], want: Any) -> jax.Array:
             f"repad_state: leaf {path}: expected {want.dtype}{list(own)}, or that with zeros at the end of one dimension, got "
             f"{x.dtype}{list(x.shape)}"
         )
-    if axis is not None and not _is_one_value(x, axis, own[axis]):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        held: Any = np.asarray(x)  # on whatever devices, and in whichever memory
+    else:
+        held = in_memory(x, jax.memory.Space.Device)
+    if axis is not None and not _is_one_value(held, axis, own[axis]):
         raise ValueError(
             f"repad_state: leaf {path}: expected the padding of {list(own)} behind {own[axis]} along dimension {axis}, got "
             f"{x.dtype}{list(x.shape)} with several values there: it is no padding, and this state another model's"
@@ -97,9 +101,10 @@ def _fitted(path: str, x: Any, own: tuple[int, ...], want: Any) -> jax.Array:
         return jax.device_put(x, want.sharding)
     widths = [(0, new - old) for old, new in zip(own, want.shape, strict=True)]
     mine = tuple(slice(n) for n in own)
-    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
-        return jax.jit(lambda x: jnp.pad(x[mine], widths), out_shardings=want.sharding)(x)
-    return jax.device_put(np.pad(np.asarray(x)[mine], widths), want.sharding)
+    if isinstance(held, np.ndarray):
+        return jax.device_put(np.pad(held[mine], widths), want.sharding)
+    place = want.sharding.with_memory_kind("device")
+    return jax.device_put(jax.jit(lambda x: jnp.pad(x[mine], widths), out_shardings=place)(held), want.sharding)
 
 
 def _is_one_value(x: Any, axis: int, start: int) -> bool:

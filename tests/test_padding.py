@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import samples
 from zoo import BY_NAME, ZOO, Row
 
 import gradtx

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_shard_state import placed, words
@@ -121,6 +122,44 @@ def test_optax_protocol_and_a_jitted_step():
         assert all(x.is_deleted() for x in jax.tree.leaves(old))
     assert step._cache_size() == 1
     assert_same(params, train(tx, mesh_of(1), 2)[0])
+
+
+WRAPPERS = {
+    "accumulate": lambda tx: gradtx.accumulate_gradients(tx, 2),
+    "skip": gradtx.skip_nonfinite,
+    "chain": lambda tx: gradtx.chain(gradtx.clip(1.0), tx),
+    "optax": lambda tx: optax.MultiSteps(tx, 2),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_inside_of_others(name):
+    """What goes around it sees parameters and updates as they are."""
+    mesh, inside = mesh_of(8), gradtx.adamw(1e-2)
+    results = []
+    for tx, place in ((gradtx.shard_state(inside, mesh, min_size=8, pad=True), mesh), (inside, mesh_of(1))):
+        around, params = WRAPPERS[name](tx), params_on(place, 0)
+        state = around.init(params)
+        for seed in (1, 2):
+            with jax.numpy_dtype_promotion("standard"):  # Optax's is not strict
+                updates, state = around.update(params_on(place, seed), state, params)
+            params = gradtx.apply_updates(params, updates)
+        results.append(params)
+    assert_same(*results)
+
+
+def test_in_host_memory():
+    """`offload_state` around it, and from there to another number of devices."""
+    tx, on = gradtx.adamw(1e-2, mu_dtype=jnp.bfloat16), {}
+    for count in (8, 6):
+        on[count] = gradtx.offload_state(gradtx.shard_state(tx, mesh_of(count), min_size=8, pad=True), min_size=8)
+    params, state = train(on[8], mesh_of(8), 2)
+    assert state.stages[0]["mu"]["matrix"].sharding.memory_kind == "pinned_host"
+    moved = jax.device_put(jax.tree.map(np.asarray, params), NamedSharding(mesh_of(6), PartitionSpec()))
+    state = gradtx.repad_state(state, on[6], moved)
+    assert state.stages[0]["mu"]["matrix"].sharding.memory_kind == "pinned_host"
+    params, _ = train(on[6], mesh_of(6), 1, start=(moved, state, 2))
+    assert_same(params, train(tx, mesh_of(1), 3)[0])
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])
@@ -246,6 +285,9 @@ def test_repad_state_refuses_what_is_no_padding():
         ValueError, match=r"repad_state: expected a tree like the state of .*check_state says what differs"
     ):
         gradtx.repad_state(state, gradtx.adam(1e-2), params)
+    for now, old in ((padded, tx.init(params)), (tx, state)):
+        with pytest.raises(ValueError, match=r"leaf matrix: .*or padded for other devices \(gradtx.repad_state\)\?"):
+            gradtx.step(now, params, old, params, donate=False)
     same = gradtx.repad_state(state, padded, params)
     assert_same(same, state)
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))

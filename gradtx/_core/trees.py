@@ -154,9 +154,12 @@ def slot_leaves(
         expected = slot.shape_for(leaf.shape)
         if hasattr(array, "shape") and array.shape != expected:
             needs = "" if slot.role == "parameter" else f", which needs {expected}"
+            longer = [a != b for a, b in zip(array.shape, expected or (), strict=False)]
+            padded = sum(longer) == 1 and len(array.shape) == len(longer) == len(expected or ())
             raise ValueError(
                 f"leaf {leaf_paths(reference)[i]}: state slot {name!r} has shape {array.shape}, the gradient has "
-                f"{leaf.shape}{needs}; was the state initialized for other parameters?"
+                f"{leaf.shape}{needs}; was the state initialized for other parameters"
+                f"{', or padded for other devices (gradtx.repad_state)' if padded else ''}?"
             )
         if not coded and hasattr(array, "dtype") and not _kept_as(slot, array.dtype):
             wanted = "float32 (or wider)" if slot.dtype is None else slot.dtype.name
