@@ -231,6 +231,16 @@ def test_what_may_not_be_padded_is_whole_and_says_why():
     assert_same(train(padded, mesh)[0], train(tx, mesh_of(1))[0], 1e-5)
 
 
+def test_the_memory_plan_lists_the_zeros():
+    mesh = mesh_of(8)
+    padded = gradtx.shard_state(gradtx.sgd(0.1, momentum=0.9), mesh, min_size=8, pad=True)
+    plan = gradtx.memory_plan(padded, params_on(mesh, 0))
+    zeros = 4 * (7 * 25 + 5 * 5 + 5)
+    assert plan.padded[0] == ("stages/0/trace/matrix", "float32[17, 25] to [24, 25]", 4 * 7 * 25)
+    assert f"zeros that pad: {zeros:,} bytes: stages/0/trace/matrix float32[17, 25] to [24, 25], " in str(plan)
+    assert plan.bytes == 4 * (17 * 25 + 5 * 67 + 43 + 3 + 1) + zeros
+
+
 def test_a_mask_that_looks_at_shapes_is_obeyed():
     """What decides by size whether a stage acts on a leaf sees the same as without."""
     mesh = mesh_of(8)

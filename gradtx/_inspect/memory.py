@@ -15,6 +15,7 @@ from gradtx._core.stages import Opaque, Stage, is_foreign
 from gradtx._core.transform import Transform
 from gradtx._groups import show_pattern
 from gradtx._inspect.walk import positions
+from gradtx._repadding import unpadded
 from gradtx._sharding import abstract_state
 from gradtx._storing import PRESETS, with_storage, without_storage
 
@@ -51,6 +52,8 @@ class MemoryPlan:
         presets: for each preset of `with_storage` the bytes of the state that it would give.
         whole: where some of the state is split over devices, the arrays that are not: `(path, shape, bytes)`, the largest
             first. Every device keeps and computes them.
+        padded: where `shard_state(pad=True)` pads, the arrays with zeros at their end: `(path, shape without and with, bytes of
+            zeros)`, the largest first. The zeros are among the other bytes.
     """
 
     parameters: int
@@ -58,6 +61,7 @@ class MemoryPlan:
     rows: tuple[Kept, ...]
     presets: dict[str, int]
     whole: tuple[tuple[str, str, int], ...] = ()
+    padded: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -101,16 +105,8 @@ class MemoryPlan:
             ).rstrip()
             for line in lines
         ]
-        return "\n".join(table + self._left_whole())
-
-    def _left_whole(self, shown: int = 3) -> list[str]:
-        """What every device keeps, in a line."""
-        if not self.whole:
-            return []
-        largest = ", ".join(f"{path} {shape}" for path, shape, _ in self.whole[:shown])
-        more = f" and {len(self.whole) - shown} smaller ones" if len(self.whole) > shown else ""
-        size = sum(size for _, _, size in self.whole)
-        return [f"whole on every device: {size:,} bytes: {largest}{more}"]
+        whole, zeros = _listed("whole on every device", self.whole), _listed("zeros that pad", self.padded)
+        return "\n".join([*table, *whole, *zeros])
 
     def _per(self, size: int) -> str:
         return f"{size / max(self.parameters, 1):.3f}"
@@ -158,7 +154,31 @@ def memory_plan(tx: Any, params: Any) -> MemoryPlan:
     )
     bare = without_storage(tx)
     presets = {name: _total(with_storage(bare, name), params) for name in PRESETS}
-    return MemoryPlan(sum(int(x.size) for x in leaves), sum(map(_bytes, leaves)), rows, presets, _whole(state))
+    size, own = sum(int(x.size) for x in leaves), sum(map(_bytes, leaves))
+    return MemoryPlan(size, own, rows, presets, _whole(state), _padded(tx, params, state))
+
+
+def _listed(what: str, arrays: tuple[tuple[str, str, int], ...], shown: int = 3) -> list[str]:
+    """What the arrays take together, and the largest, in a line."""
+    if not arrays:
+        return []
+    largest = ", ".join(f"{path} {shape}" for path, shape, _ in arrays[:shown])
+    more = f" and {len(arrays) - shown} smaller ones" if len(arrays) > shown else ""
+    return [f"{what}: {sum(size for _, _, size in arrays):,} bytes: {largest}{more}"]
+
+
+def _padded(tx: Any, params: Any, state: Any) -> tuple[tuple[str, str, int], ...]:
+    bare = unpadded(tx)
+    if bare is tx:
+        return ()
+    own = jax.tree.leaves(abstract_state(bare, params))
+    flat = zip(jax.tree_util.tree_flatten_with_path(state)[0], own, strict=True)
+    found = [
+        (trees.path_name(path), f"{x.dtype}{list(mine.shape)} to {list(x.shape)}", _bytes(x) - _bytes(mine))
+        for (path, x), mine in flat
+        if x.shape != mine.shape
+    ]
+    return tuple(sorted(found, key=lambda entry: -entry[2]))
 
 
 def _whole(state: Any) -> tuple[tuple[str, str, int], ...]:
