@@ -14,6 +14,7 @@ import pytest
 from compilers import on_gpus, on_tpus, printed
 from jax.extend.core import Literal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from zoo import ZOO, Row
 
 import gradtx
 
@@ -105,6 +106,22 @@ def test_by_optax_protocol_eager_and_compiled():
         assert_same((params, state), train(tx, None, how))
     start = jax.jit(away.init)(params)
     assert_placed(away, params, start, 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
+def test_the_numbers_of_everything_are_the_same(row: Row):
+    shapes = {"first": (16, 24), "matrix": (16, 16), "second": (16, 24), "third": (16, 24), "vector": (43,)}
+    rng = np.random.default_rng(0)
+    trees = [{name: jnp.asarray(rng.normal(size=s), row.dtype) for name, s in shapes.items()} for _ in range(4)]
+
+    def run(tx: Any) -> Any:
+        params, state = trees[0], tx.init(trees[0])
+        for grads in trees[1:]:
+            params, state = gradtx.step(tx, params, state, grads, donate=False, **row.keywords)
+        return params, state
+
+    assert_same(run(gradtx.offload_state(row.build(), min_size=32)), run(row.build()))
 
 
 STREAMED = {
