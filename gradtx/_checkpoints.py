@@ -95,11 +95,10 @@ def check_state(tx: Transform, params: Any, state: Any) -> None:
 
 def _only_padded_otherwise(found: dict[str, list[Any]], now: dict[str, Any], bare: dict[str, Any]) -> bool:
     """Whether arrays were padded for another number of devices, and differ in nothing else."""
-    shapes = {
-        path: (kind[1], list(now[path].shape), list(bare[path].shape)) for path, kind in found.items() if path in now
-    }
-    others = [(old, own) for old, new, own in shapes.values() if old != new]
-    padded = any(new != own for _, new, own in shapes.values()) or any(old != own for old, own in others)
+    both = [path for path in found if now.get(path) is not None and bare.get(path) is not None]
+    shapes = [(found[path][1], list(now[path].shape), list(bare[path].shape)) for path in both]
+    others = [(old, own) for old, new, own in shapes if old != new]
+    padded = any(new != own for _, new, own in shapes) or any(old != own for old, own in others)
     return bool(others) and padded and all(old == own or longer_in(old, own) is not None for old, own in others)
 
 

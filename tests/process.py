@@ -58,7 +58,26 @@ def train(devices: list[Any]) -> dict[str, Any]:
         assert all(x.sharding.is_fully_replicated for x in params.values())
         if name == "adamw":
             assert state.stages[1]["mu"]["up"].addressable_shards[0].data.size == 16 * 24 // DEVICES
+    found["padded"] = jax.tree.map(parts, padded(put, replicated, rng))
     return found
+
+
+def padded(put: Any, replicated: Any, rng: Any) -> Any:
+    """Parameters that no device divides, and their state: padded, and cut again."""
+    import numpy as np
+
+    import gradtx
+
+    inside = gradtx.adamw(1e-2)
+    tx = gradtx.shard_state(inside, replicated.mesh, min_size=8, pad=True)
+    values = rng.normal(size=(3, 9, 7)).astype(np.float32)
+    params = {"odd": put(values[0], replicated)}
+    state = tx.init(params)
+    for g in values[1:]:
+        params, state = gradtx.step(tx, params, state, {"odd": put(g, replicated)})
+    assert state.stages[0]["mu"]["odd"].shape == (12, 7)
+    assert params["odd"].sharding.is_fully_replicated
+    return params, state, gradtx.repad_state(state, inside, params)
 
 
 def main(coordinator: str, processes: int, process: int, out: pathlib.Path) -> None:

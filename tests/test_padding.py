@@ -138,6 +138,10 @@ def test_a_factored_storage_does_not():
     assert not leave["vector"].refused
 
 
+class unspoken(gradtx.Leafwise):
+    """A stage whose author has not thought of zeros."""
+
+
 def test_only_what_acts_on_a_leaf_is_asked():
     """In groups, behind masks, in wrappers and in chains of them; functions of all parameters forbid all."""
     vector = {"vector": gradtx.adafactor(1e-2), "**": gradtx.accumulate_gradients(gradtx.lion(1e-2), 2)}
@@ -146,6 +150,7 @@ def test_only_what_acts_on_a_leaf_is_asked():
     assert allowed(masked, jnp.float32) == SHAPES  # nobody can see into Optax's
     chained = gradtx.chain(gradtx.accumulate_gradients(gradtx.sgd(1e-2), 2), gradtx.stochastic_rounding())
     assert allowed(chained, jnp.bfloat16) == FIRST
+    assert allowed(unspoken(), jnp.float32) == SHAPES
     curved = gradtx.by_path({"rows": gradtx.estimate_hessian_diagonal(), "**": gradtx.sgd(1e-2)})
     assert allowed(curved, jnp.float32) == SHAPES
     assert allowed(gradtx.sam(gradtx.sgd(1e-2), gradtx.sgd(1e-2), opaque_mode=True), jnp.float32) == SHAPES
