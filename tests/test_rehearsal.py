@@ -172,6 +172,8 @@ def test_from_the_command_line(capsys):
     assert "v5e:2x2: 4 devices of 16.0 GiB; mesh data=4" in shown
     assert "1.0 MiB of 4.0 MiB" in shown
     assert "all-gather" in shown
+    assert main([*words.replace("1024x512", "1025x513").split(), "--pad"]) == 0
+    assert "1.0 MiB of 4.0 MiB" in capsys.readouterr().out
     assert main(["rehearse", "sgd", "--learning-rate", "0.1", "--topology", "v5e:2x2x2", "--shapes", "8"]) == 2
     assert "expected 2 sizes" in capsys.readouterr().err
 

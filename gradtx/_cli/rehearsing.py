@@ -37,6 +37,7 @@ def add(subparsers: Any) -> None:
     rehearse.add_argument("--shapes", help="of an optimizer's parameters, replicated: 4096x11008*32,4096")
     rehearse.add_argument("--dtype", default="float32", help="of the parameters and gradients")
     rehearse.add_argument("--shard-state", metavar="AXIS", help="split the optimizer's state over this axis")
+    rehearse.add_argument("--pad", action="store_true", help="with --shard-state: pad what the axis does not divide")
     rehearse.set_defaults(run=_rehearse)
 
 
@@ -92,7 +93,7 @@ def _of_optimizer(given: argparse.Namespace, rest: list[str], mesh: Any) -> tupl
         for _ in range(int(match[2] or 1)):
             params[f"{len(params)}"] = jax.ShapeDtypeStruct(shape, jnp.dtype(given.dtype), sharding=where)
     if given.shard_state:
-        tx = gradtx.shard_state(tx, mesh, given.shard_state, params=params)
+        tx = gradtx.shard_state(tx, mesh, given.shard_state, params=params, pad=given.pad)
     step = jax.jit(
         lambda parameters, state, gradients: gradtx.step(tx, parameters, state, gradients), donate_argnums=(0, 1)
     )
