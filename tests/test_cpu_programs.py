@@ -13,9 +13,9 @@ from zoo import OPTIMIZERS
 import gradtx
 
 
-def program_of(tx: Any, leaves: int = 1, **keywords: Any) -> Any:
-    """A compiled step on parameters of 512 x 512 elements, which are donated with the state."""
-    params = {f"w_{i}": jnp.full((512, 512), 0.5, jnp.float32) for i in range(leaves)}
+def program_of(tx: Any, leaves: int = 1, shape: tuple[int, ...] = (512, 512), **keywords: Any) -> Any:
+    """A compiled step on equal parameters, which are donated with the state."""
+    params = {f"w_{i}": jnp.full(shape, 0.5, jnp.float32) for i in range(leaves)}
     state = jax.eval_shape(tx.init, params)
 
     def step(params: Any, state: Any, grads: Any) -> Any:
@@ -31,11 +31,13 @@ def bytes_read_and_written(tx: Any) -> float:
     return program_of(tx).cost_analysis()["bytes accessed"] / 512**2
 
 
-def written(program: Any) -> list[str]:
-    """The instructions of a program, outside of conditionals, that write an array of 512 x 512 elements."""
+def written(program: Any, shape: str = "512,512") -> list[str]:
+    """The instructions of a program, outside of conditionals, that write an array of a shape."""
     text = program.as_text()
     lines = text[text.index("ENTRY") :].splitlines()
-    whole = re.compile(r"^\s*(?:ROOT )?(%\S+) = f32\[512,512\]\S* (?!parameter|get-tuple-element|bitcast)(\S+)\(")
+    whole = re.compile(
+        r"^\s*(?:ROOT )?(%\S+) = f32\[" + shape + r"\]\S* (?!parameter|get-tuple-element|bitcast)(\S+)\("
+    )
     return [found[1] for line in lines if (found := whole.match(line))]
 
 
@@ -79,6 +81,12 @@ def test_a_step_on_the_cpu_writes_its_results_alone(name, results):
     program = program_of(row.make(**row.base), leaves=3, **row.keywords)
     assert len(written(program)) == 3 * results
     assert len(written(program_of(gradtx.chain(gradtx.clip(1.0), gradtx.clip_by_global_norm(1.0)), 3))) > 3
+
+
+def test_adafactor_on_the_cpu_writes_squares_update_and_parameters():
+    """The sums over rows and over columns read one array, and no square root of a matrix is written."""
+    program = program_of(gradtx.adafactor(1e-3), leaves=2, shape=(512, 384))
+    assert len(written(program, "512,384")) == 2 * 3
 
 
 def test_a_step_on_the_cpu_does_not_read_parameters_that_do_not_decay():

@@ -18,11 +18,28 @@ def longest_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
     return None if shape[rows] < max(least, 1) else (rows, columns)
 
 
-def mean(x: jax.Array, axis: int | None = None, *, keepdims: bool = False) -> jax.Array:
-    """The mean of nonnegative numbers, which is finite where they are; 0 for an empty array."""
-    count = x.size if axis is None else x.shape[axis]
-    half = jnp.sum(x * (0.5 / max(count, 1)), axis, keepdims=keepdims)
-    return jnp.where(jnp.isinf(half), half, 2 * jnp.minimum(half, jnp.finfo(x.dtype).max / 2))
+def mean(x: jax.Array, axis: int, *, keepdims: bool = False) -> jax.Array:
+    """The mean of nonnegative numbers along an axis, which is finite where they are; 0 for an empty array."""
+    return _means(x, [axis], keepdims)[0]
+
+
+def row_and_column_means(x: jax.Array, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
+    """For matrices of nonnegative numbers the mean of each row, along the axis `columns`, and of each column."""
+    of_rows, of_columns = _means(x, [columns, rows], False)
+    return of_rows, of_columns
+
+
+def _means(x: jax.Array, axes: list[int], keepdims: bool) -> list[jax.Array]:
+    counts = [max(x.shape[axis], 1) for axis in axes]
+    # One power of two for all, so that XLA:CPU writes one array for the sums.
+    unit = 0.5 ** ((max(counts) - 1).bit_length() + 1)
+    small = x * unit
+    means = []
+    for axis, count in zip(axes, counts, strict=True):
+        total, factor = jnp.sum(small, axis, keepdims=keepdims), 1 / (unit * count)
+        finite = factor * jnp.minimum(total, float(jnp.finfo(x.dtype).max) / factor)
+        means.append(jnp.where(jnp.isinf(total), total, finite))
+    return means
 
 
 def mean_of_squares(x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.factors import longest_axes, mean, roots_from_means, square_of
+from gradtx._core.factors import longest_axes, roots_from_means, row_and_column_means, square_of
 from gradtx._core.hyperparameters import number_field
 from gradtx._core.moments import FactoredMoment, SecondMoment
 from gradtx._core.signal import Signal
@@ -100,11 +100,8 @@ class factored_second_moment(Leafwise):
         squares, axes = signal.squares + s.eps, self._axes(signal.captured.shape)
         if axes is None:
             return {"nu": towards(slots["nu"], squares, s.rate)}
-        rows, columns = axes
-        return {
-            "nu_row": towards(slots["nu_row"], mean(squares, columns), s.rate),
-            "nu_col": towards(slots["nu_col"], mean(squares, rows), s.rate),
-        }
+        row, column = row_and_column_means(squares, *axes)
+        return {"nu_row": towards(slots["nu_row"], row, s.rate), "nu_col": towards(slots["nu_col"], column, s.rate)}
 
     def emit(self, s: SimpleNamespace, slots: Slots, signal: Signal) -> Signal:
         axes = self._axes(signal.captured.shape)

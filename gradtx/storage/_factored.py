@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gradtx._core.factors import longest_axes, mean, roots_from_means, square_of
+from gradtx._core.factors import longest_axes, roots_from_means, row_and_column_means, square_of
 from gradtx._core.slots import Slot
 from gradtx._core.storage import Codec
 
@@ -65,8 +65,8 @@ class factored(Codec):
 
     def encode(self, values: tuple[Array, ...], numbers: Arrays, bits: Callable[[str], Array]) -> Arrays:
         (value,) = values
-        rows, columns = self._axes(value.shape)
-        return {"row": mean(value, columns), "column": mean(value, rows)}
+        row, column = row_and_column_means(value, *self._axes(value.shape))
+        return {"row": row, "column": column}
 
     def decode(self, parts: Arrays, numbers: Arrays, shape: tuple[int, ...]) -> tuple[Array, ...]:
         row, column = roots_from_means(parts["row"], parts["column"], *self._axes(shape))
