@@ -18,7 +18,7 @@ from gradtx._rehearsal.collectives import Collective, collectives
 from gradtx._rehearsal.report import show_bytes
 from gradtx._rehearsal.surprises import gathered_again
 
-# As XLA writes them: a TPU's reduce-scatter and asynchronous gather, a GPU's pair, a loop, groups in three notations.
+# As XLA writes them: a TPU's reduce-scatter and asynchronous gather, a GPU's pair, a loop, groups in four notations.
 TPU = """HloModule jit_f, is_scheduled=true
 
 %all-reduce-scatter (input: f32[2048,4096]) -> f32[2048,512] {
@@ -66,7 +66,7 @@ ENTRY %main (p: f32[16]) -> f32[64] {
   %ar-start = (f32[64]{0}, f32[2]{0}) all-reduce-start(%ag, %r), channel_id=3, replica_groups=[1,4]<=[4], to_apply=%add
   %again-start = ((f32[64]{0}, f32[2]{0}), (f32[64]{0}, f32[2]{0})) all-reduce-start(%ag, %r), channel_id=4, replica_groups=[1,4]<=[4], to_apply=%add
   %q = f32[64]{0} copy(%ag)
-  ROOT %rs = f32[16]{0} reduce-scatter(%q), channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  ROOT %rs = f32[16]{0} reduce-scatter(%q), channel_id=2, replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_1'}, dimensions={0}, to_apply=%add
 }
 """
 

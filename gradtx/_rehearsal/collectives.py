@@ -160,7 +160,7 @@ def _caller_scope(parts: dict[str, list[str]], name: str) -> re.Match[str] | Non
 
 def _group_size(line: str) -> int:
     """Devices in one replica group, in any of the ways to write groups."""
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line):
         sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
         return math.prod(int(part) if part else sizes.get(axis, 1) for axis, part in parts)
