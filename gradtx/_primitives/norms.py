@@ -12,11 +12,12 @@ from gradtx._core.safe import safe_sqrt, square
 from gradtx._core.signal import Signal
 
 
+@jax.jit
 def leaf_norm(x: jax.Array) -> jax.Array:
     """The Euclidean norm of an array of float32 or wider: a real scalar, 0 for an empty array.
 
     The squares are summed at three scales, each for the range where the others over- or underflow: Blue's algorithm
-    (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array.
+    (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array. Jitted, so that arrays of one shape are traced once.
     """
     plain = jnp.sum(square(x))
     return unless(_is_ordinary(plain), lambda x, plain: safe_sqrt(plain), _norm_of_extremes, x, plain)

@@ -68,8 +68,10 @@ class scale_by_polyak(Treewise):
         # The direction and how far to go along it: the square of the norm, and the step size, might over- or underflow.
         length = jnp.where(zero, 0, jnp.minimum(gap / (norm + s.eps / norm), s.max_learning_rate * norm))
 
-        def one(u: jax.Array) -> jax.Array:
-            real = jnp.finfo(u.dtype).dtype
-            return (u / norm.astype(real)) * length.astype(real)
+        return leaves.with_updates([_along(signal.update, norm, length) for signal in leaves.signals])
 
-        return leaves.with_updates([one(signal.update) for signal in leaves.signals])
+
+@jax.jit
+def _along(u: jax.Array, norm: jax.Array, length: jax.Array) -> jax.Array:
+    real = jnp.finfo(u.dtype).dtype
+    return (u / norm.astype(real)) * length.astype(real)
