@@ -12,6 +12,7 @@ import numpy as np
 from gradtx._core import dtypes, trees
 from gradtx._core.functions import split_keywords
 from gradtx._core.transform import Transform
+from gradtx._sharding import in_host_memory
 
 
 def apply_updates(params: Any, updates: Any) -> Any:
@@ -103,6 +104,11 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
     except (ValueError, RuntimeError) as error:
         if "incompatible devices" in str(error) or "Mesh for all inputs should be equal" in str(error):
             raise ValueError(_elsewhere(params, state, grads)) from error
+        if "memory_space" in str(error) and (path := _on_host(state)) is not None:
+            raise ValueError(
+                f"step: leaf {path} of the state lies in the memory of the host, where offload_state(tx) keeps it. Nothing was "
+                "changed. To move a state to the parameters: jax.device_put(state, gradtx.state_shardings(tx, params))"
+            ) from error
         gone = _used_up({"params": params, "state": state, "grads": grads})
         if gone is None:
             raise
@@ -119,6 +125,12 @@ def _used_up(tree: Any) -> str | None:
         for x in jax.tree.leaves(tree)
     )
     return next((path for path, deleted in zip(trees.leaf_paths(tree), gone, strict=True) if deleted), None)
+
+
+def _on_host(tree: Any) -> str | None:
+    """The path of the first array in the memory of the host."""
+    there = (in_host_memory(getattr(x, "sharding", None)) for x in jax.tree.leaves(tree))
+    return next((path for path, away in zip(trees.leaf_paths(tree), there, strict=True) if away), None)
 
 
 def _elsewhere(params: Any, state: Any, grads: Any) -> str:

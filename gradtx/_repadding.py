@@ -32,6 +32,7 @@ def repad_state(state: Any, tx: Transform, params: Any) -> Any:
     Raises:
         ValueError: the tree is another; or an array differs by more than zeros at the end of one dimension: in its dtype, in
             several dimensions, shorter than the parameter, or what is cut off is not one value throughout.
+        TypeError: `tx` is no transformation of gradtx, or a leaf of the state no array: a shape, or traced.
 
     Example:
         >>> import gradtx, jax, jax.numpy as jnp
@@ -44,6 +45,14 @@ def repad_state(state: Any, tx: Transform, params: Any) -> Any:
         >>> gradtx.repad_state(saved, inside, params).stages[0]["trace"]["w"].shape
         (7, 3)
     """
+    if not isinstance(tx, Transform):
+        raise TypeError(f"repad_state(state, tx, params): expected a gradtx transformation as tx, got {tx!r}")
+    for path, x in zip(trees.leaf_paths(state), jax.tree.leaves(state), strict=True):
+        if not isinstance(x, (jax.Array, np.ndarray, np.generic)) or isinstance(x, jax.core.Tracer):
+            raise TypeError(
+                f"repad_state: leaf {path}: expected a jax or NumPy array, got {x!r}; it reads the zeros, so call it outside "
+                "jax.jit, with arrays and no shapes"
+            )
     wanted, own = abstract_state(tx, params), abstract_state(unpadded(tx), params)
     structure: Any = jax.tree.structure(wanted)
     if structure != jax.tree.structure(state):
@@ -98,7 +107,7 @@ def _fitted(path: str, x: Any, own: tuple[int, ...], want: Any) -> jax.Array:
             f"{x.dtype}{list(x.shape)} with several values there: it is no padding, and this state another model's"
         )
     if tuple(x.shape) == tuple(want.shape):
-        return jax.device_put(x, want.sharding)
+        return jax.device_put(held, want.sharding, may_alias=False)  # a step that takes it uses it up
     widths = [(0, new - old) for old, new in zip(own, want.shape, strict=True)]
     mine = tuple(slice(n) for n in own)
     if isinstance(held, np.ndarray):

@@ -268,3 +268,14 @@ def test_programs_for_gpus():
         split, away = rows(layers, "--topology", "h100:8")
         assert away["temp_bytes"] < split["temp_bytes"] + 1.2 * SLOTS
         assert away["peak_bytes"] < split["peak_bytes"] - (layers - 1.2) * SLOTS
+
+
+def test_a_state_in_host_memory_without_the_wrapper():
+    """What to do is said, and nothing is used up."""
+    params = {"w": jnp.ones((8, 8))}
+    tx = gradtx.adam(1e-3)
+    state = gradtx.offload_state(tx, min_size=8).init(params)
+    with pytest.raises(ValueError, match=r"leaf stages/0/mu/w of the state lies in the memory of the host.*device_put"):
+        gradtx.step(tx, params, state, params)
+    moved = jax.device_put(state, gradtx.state_shardings(tx, params))
+    gradtx.step(tx, params, moved, {"w": jnp.ones((8, 8))})

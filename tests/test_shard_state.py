@@ -386,3 +386,18 @@ def test_its_slots_are_read_and_set():
     reset = gradtx.map_slots(lambda x: 0 * x, tx, state, "mu")
     assert_placed(params, reset, tx, mesh, {})
     assert not any(x.any() for x in jax.tree.leaves(gradtx.get_slot(tx, reset, "mu")))
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_a_tree_without_parameters(pad):
+    tx = gradtx.shard_state(gradtx.adam(1e-3), mesh_of(), pad=pad)
+    params, state = gradtx.step(tx, {}, tx.init({}), {})
+    assert (params, int(state.count)) == ({}, 1)
+
+
+@pytest.mark.parametrize("axis", [None, 3])
+def test_an_axis_that_is_no_name(axis):
+    with pytest.raises(
+        ValueError, match=rf"shard_state\(axis=...\): expected one or several of .*'data'.*, got {axis}"
+    ):
+        gradtx.shard_state(gradtx.adam(1e-3), mesh_of(), axis)

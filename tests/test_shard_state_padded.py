@@ -298,9 +298,46 @@ def test_repad_state_refuses_what_is_no_padding():
     for now, old in ((padded, tx.init(params)), (tx, state)):
         with pytest.raises(ValueError, match=r"leaf matrix: .*or padded for other devices \(gradtx.repad_state\)\?"):
             gradtx.step(now, params, old, params, donate=False)
-    same = gradtx.repad_state(state, padded, params)
-    assert_same(same, state)
-    assert not any(x.is_deleted() for x in jax.tree.leaves(state))
+    for wrong, said in (
+        ((tx, state, params), r"expected a gradtx transformation as tx, got State"),
+        (
+            (jax.eval_shape(padded.init, params), tx, params),
+            r"leaf count: expected a jax or NumPy array, got ShapeDtypeStruct",
+        ),
+    ):
+        with pytest.raises(TypeError, match=said):
+            gradtx.repad_state(*wrong)
+
+
+def test_repad_state_makes_arrays_of_their_own():
+    """A step that takes them uses up none that went in; also of a whole array in host memory, to one device."""
+    mesh, tx = mesh_of(8), gradtx.chain(gradtx.sgd(0.1, momentum=0.9), gradtx.stochastic_rounding())
+    padded = gradtx.shard_state(tx, mesh, min_size=8, pad=True)
+    shapes = {"matrix": (1, 41)}  # random bits: its first dimension only might be padded, and is no help
+    params = params_on(mesh, 0, dtype=jnp.bfloat16, shapes=shapes)
+    alone = jax.device_put(params, jax.devices()[0])
+    away = gradtx.offload_state(padded, min_size=8)
+    old = away.init(params)
+    for now, given in ((padded, params), (tx, alone)):
+        state = gradtx.repad_state(old, now, given)
+        assert_same(state, old)
+        gradtx.step(now, jax.tree.map(jnp.copy, given), state, given)
+    assert not any(x.is_deleted() for x in jax.tree.leaves(old))
+
+
+@pytest.mark.parametrize("shape", [(24, 25), (18, 25), (16, 25), (17, 1), (25, 17), (1,)])
+def test_gradients_of_another_shape_are_refused_before_they_are_padded(shape):
+    mesh = mesh_of(8)
+    tx = gradtx.shard_state(gradtx.adam(1e-2), mesh, min_size=8, pad=True)
+    params = params_on(mesh, 0)
+    state, grads = tx.init(params), {**params, "matrix": jnp.ones(shape)}
+    for step in (
+        lambda: gradtx.step(tx, params, state, grads),
+        lambda: jax.jit(lambda p, s, g: gradtx.step(tx, p, s, g))(params, state, grads),
+        lambda: tx.update(grads, state, params),
+    ):
+        with pytest.raises(ValueError, match=r"leaf matrix: expected a gradient of the parameter's shape \(17, 25\)"):
+            step()
 
 
 def test_it_compares_and_prints_and_checks_its_argument():

@@ -73,9 +73,9 @@ class ShardState(Wrapper):
         self, updates: Any, state: Any, params: Any, extra: dict[str, Any]
     ) -> tuple[list[Route], Any, Any, Any]:
         """A step on parts: the ways of the parameters, their parts, the parts of the updates, the state."""
-        leaves, treedef = trees.flatten(params, "the parameter")
+        gradients, leaves, treedef = trees.fitting(updates, params)  # before anything is padded
+        assert leaves is not None
         routes = self._routes(leaves, params)
-        gradients = trees.flatten_like(treedef, params, updates, "the gradients", "the parameters")
         with jax.named_scope("scatter_gradients"):
             split = [way.scatter(x) for x, way in zip(gradients, routes, strict=True)]
             part = [way.split(x) for x, way in zip(leaves, routes, strict=True)]
@@ -142,7 +142,8 @@ class ShardState(Wrapper):
         state = abstract_state(self.tx, jax.tree.unflatten(treedef, shapes))
 
         def place(x: Any) -> NamedSharding:
-            return self._on_mesh(split_spec(x.shape, x.sharding.spec, self.mesh, self.axes, self.min_size))
+            spec = getattr(x.sharding, "spec", PartitionSpec())  # none of a tree without parameters, which lie nowhere
+            return self._on_mesh(split_spec(x.shape, spec, self.mesh, self.axes, self.min_size))
 
         return jax.tree.map(place, state)
 
@@ -269,7 +270,7 @@ def shard_state(
         raise TypeError("shard_state: offload_state belongs around it: offload_state(shard_state(tx, mesh))")
     if not isinstance(mesh, (Mesh, AbstractMesh)):
         raise TypeError(f"shard_state(mesh=...): expected a jax.sharding.Mesh, got {mesh!r}")
-    axes = (axis,) if isinstance(axis, str) else tuple(axis)
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     unknown = [a for a in axes if a not in mesh.shape]
     if unknown or not axes or len(set(axes)) < len(axes):
         raise ValueError(
