@@ -119,4 +119,5 @@ def _fitted(path: str, x: Any, own: tuple[int, ...], want: Any) -> jax.Array:
 def _is_one_value(x: Any, axis: int, start: int) -> bool:
     """Whether all elements from here on along an axis are the same: those of padding have all seen the same."""
     behind = x[tuple(slice(start if d == axis else 0, None) for d in range(x.ndim))]
-    return bool((behind == behind[(slice(1),) * behind.ndim]).all())
+    one = behind[(slice(1),) * behind.ndim]
+    return bool(((behind == one) | ((behind != behind) & (one != one))).all())  # NaN: as a failed run leaves it

@@ -92,6 +92,16 @@ def test_around_a_split_state(kind):
         assert_same((params, state), train(split, mesh))
 
 
+def test_on_one_device_a_step_is_compiled_once_for_placed_parameters():
+    """All of the state is committed from the start, as a step returns it."""
+    tx = gradtx.offload_state(gradtx.adamw(1e-2), min_size=32)
+    params = jax.device_put(placed(None, 0), jax.devices()[0])
+    state, step = tx.init(params), jax.jit(lambda p, s, g: gradtx.step(tx, p, s, g))
+    for i in range(2):
+        params, state = step(params, state, placed(None, i + 1))
+    assert step._cache_size() == 1
+
+
 def test_by_optax_protocol_eager_and_compiled():
     tx = gradtx.adamw(1e-2)
     away = gradtx.offload_state(tx, min_size=32)

@@ -309,6 +309,16 @@ def test_repad_state_refuses_what_is_no_padding():
             gradtx.repad_state(*wrong)
 
 
+def test_repad_state_takes_the_state_of_a_failed_run():
+    """A norm that is NaN makes the padding NaN, which is one value throughout."""
+    mesh, tx = mesh_of(8), gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.sgd(0.1, momentum=0.9))
+    padded, params = gradtx.shard_state(tx, mesh, min_size=8, pad=True), params_on(mesh, 0)
+    _, state = padded.update(jax.tree.map(lambda p: p * jnp.nan, params), padded.init(params), params)
+    assert jnp.isnan(state.stages[1]["trace"]["matrix"][-1, -1])
+    again = gradtx.repad_state(state, tx, params)
+    assert again.stages[1]["trace"]["matrix"].shape == (17, 25)
+
+
 def test_repad_state_makes_arrays_of_their_own():
     """A step that takes them uses up none that went in; also of a whole array in host memory, to one device."""
     mesh, tx = mesh_of(8), gradtx.chain(gradtx.sgd(0.1, momentum=0.9), gradtx.stochastic_rounding())

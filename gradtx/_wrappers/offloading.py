@@ -29,7 +29,7 @@ class OffloadState(Wrapper):
     # ---- Optax's protocol ----
 
     def init(self, params: Any) -> Any:
-        return jax.tree.map(lambda x: in_memory(x, self._home(x)), self.tx.init(params))
+        return jax.tree.map(lambda x: _committed(in_memory(x, self._home(x))), self.tx.init(params))
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         trees.fitting(updates, params)
@@ -53,6 +53,11 @@ class OffloadState(Wrapper):
 
     def _expression(self) -> str:
         return f"offload_state({self.tx!r}, min_size={self.min_size!r})"
+
+
+def _committed(x: Any) -> Any:
+    """An array that stays where it is. A step returns all of its results so, and would else be compiled again for them."""
+    return jax.device_put(x, x.sharding) if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) else x
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -83,6 +88,10 @@ def offload_state(tx: Transform, *, min_size: int = MIN_SIZE) -> OffloadState:
     Put it outermost, around `shard_state` too: then each device brings and returns its own part. The state has the
     structure of `tx.init`, and `state_shardings` and `abstract_state` say which arrays lie in host memory, so checkpoints
     of both restore into each other.
+
+    Arrays in host memory are committed to their device, and so is all that a step returns. Place the parameters with
+    `jax.device_put`, or the second call of a jitted step compiles it again, for committed ones. JAX cannot transpose a
+    transfer between memories: `jax.grad` through two steps or more raises its error, `jax.jacfwd` works.
 
     Args:
         tx: a transformation, gradtx's or Optax's.
