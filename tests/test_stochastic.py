@@ -165,3 +165,14 @@ def test_polyak_takes_the_norm_of_what_it_is_given(between):
     with jax.numpy_dtype_promotion("standard"):
         expected, _ = theirs.update(grads, theirs.init(grads), grads, value=2.0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+
+
+@pytest.mark.parametrize(("factor", "size"), [(1e-10, 3e38), (0.0, 3e38), (1e10, 3e-38), (0.5, 2.0)])
+def test_polyak_behind_a_scaling_of_gradients_whose_norm_is_no_number(factor, size):
+    """The norm of what it is given is one: the scaling goes in before the sums are put together."""
+    grads = jnp.full((19,), size, jnp.float32)
+    tx = gradtx.chain(gradtx.scale(factor), gradtx.scale_by_polyak(max_learning_rate=1e30))
+    found, _ = jax.jit(tx.update)(grads, tx.init(grads), grads, value=1.0)
+    scaled = float(np.float32(factor)) * np.asarray(grads, np.float64)
+    norm = np.sqrt(np.sum(scaled**2))
+    np.testing.assert_allclose(found, scaled * min(1 / norm**2, 1e30) if norm else 0 * scaled, rtol=1e-6)

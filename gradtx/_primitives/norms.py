@@ -23,6 +23,19 @@ def leaf_norm(x: jax.Array) -> jax.Array:
     return unless(_is_ordinary(plain), lambda x, plain: safe_sqrt(plain), _norm_of_extremes, x, plain)
 
 
+@jax.jit
+def norm_of_product(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """`leaf_norm(x * factor)`, for which the product need not be written: the factor goes in behind the sums."""
+    factor, plain = jnp.abs(factor), jnp.sum(square(x))
+    return unless(
+        _is_ordinary(plain),
+        lambda x, plain: safe_sqrt(plain) * factor,
+        lambda x, plain: _norm_of_extremes(x, plain, factor),
+        x,
+        plain,
+    )
+
+
 def _reach(dtype: np.dtype) -> int:
     """The exponent of the other scales: 96 for float32. The largest and the smallest normal number have a square there."""
     return jnp.finfo(dtype).maxexp * 3 // 4
@@ -33,11 +46,12 @@ def _is_ordinary(plain: jax.Array) -> jax.Array:
     return (plain >= 2.0 ** -(_reach(plain.dtype) * 3 // 4)) & (plain < jnp.inf)
 
 
-def _norm_of_extremes(x: jax.Array, plain: jax.Array) -> jax.Array:
+def _norm_of_extremes(x: jax.Array, plain: jax.Array, factor: jax.Array | None = None) -> jax.Array:
     shrink, grow = (jnp.asarray(2.0 ** (sign * _reach(plain.dtype)), plain.dtype) for sign in (-1, 1))
     shrunk, grown = sum_of_scaled_squares(x, shrink), sum_of_scaled_squares(x, grow)
     large = ~(plain < jnp.inf)
-    return safe_sqrt(jnp.where(large, shrunk, grown)) / jnp.where(large, shrink, grow)
+    norm = safe_sqrt(jnp.where(large, shrunk, grown))
+    return (norm if factor is None else norm * factor) / jnp.where(large, shrink, grow)
 
 
 def sum_of_scaled_squares(x: jax.Array, unit: jax.Array) -> jax.Array:
@@ -58,13 +72,12 @@ def leaf_rms(x: jax.Array) -> jax.Array:
 
 
 def norm_of_updates(signals: list[Signal]) -> jax.Array:
-    """The `tree_norm` of updates. One that was scaled need not be written for it: the scale goes in behind the norm."""
+    """The `tree_norm` of updates. One that was scaled need not be written for it."""
 
     def one(signal: Signal) -> jax.Array:
         if signal.product is None:
             return leaf_norm(signal.update).astype(scalar_dtype())
-        x, factor = signal.product
-        return (leaf_norm(x) * jnp.abs(factor)).astype(scalar_dtype())
+        return norm_of_product(*signal.product).astype(scalar_dtype())
 
     return leaf_norm(jnp.stack(list(map(one, signals))))
 
