@@ -80,8 +80,8 @@ def offload_state(tx: Transform, *, min_size: int = MIN_SIZE) -> OffloadState:
     The slots of one parameter are brought to the device, used and returned, and then those of the next: the compiler is
     held to bring a parameter's when those of the last but one are back, so that the device's memory holds those of two
     at a time, however many there are. A step sends the bytes of the state over the host's link twice, once each way. The
-    numbers are those of `tx` alone, bit for bit. Arrays of fewer than `min_size` elements, the step count among them,
-    stay on the device. What a stage needs of all parameters at once (Prodigy) comes at once, and so does the state of
+    numbers are those of the same jitted step of `tx` alone, bit for bit. Arrays of fewer than `min_size` elements, the step
+    count among them, stay on the device. What a stage needs of all parameters at once (Prodigy) comes at once, and so does the state of
     a wrapper that decides whether to step (`accumulate_gradients`, `skip_nonfinite`). Optax's stages are brought as they
     go from array to array.
 
