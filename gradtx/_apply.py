@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -120,17 +121,17 @@ def step(tx: Transform, params: Any, state: Any, grads: Any, *, donate: bool = T
 
 def _used_up(tree: Any) -> str | None:
     """The path of the first array that no longer has memory of its own."""
-    gone = (
-        isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.is_deleted()
-        for x in jax.tree.leaves(tree)
-    )
-    return next((path for path, deleted in zip(trees.leaf_paths(tree), gone, strict=True) if deleted), None)
+    return _first(tree, lambda x: isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.is_deleted())
 
 
 def _on_host(tree: Any) -> str | None:
     """The path of the first array in the memory of the host."""
-    there = (in_host_memory(getattr(x, "sharding", None)) for x in jax.tree.leaves(tree))
-    return next((path for path, away in zip(trees.leaf_paths(tree), there, strict=True) if away), None)
+    return _first(tree, lambda x: in_host_memory(getattr(x, "sharding", None)))
+
+
+def _first(tree: Any, is_one: Callable[[Any], bool]) -> str | None:
+    found = map(is_one, jax.tree.leaves(tree))
+    return next((path for path, yes in zip(trees.leaf_paths(tree), found, strict=True) if yes), None)
 
 
 def _elsewhere(params: Any, state: Any, grads: Any) -> str:

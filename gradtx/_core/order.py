@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradtx._core import stages as st
+from gradtx._core.scopes import enter_scope, exit_scope
 
 Selectors = tuple[tuple[Any, int], ...]
 
@@ -59,10 +60,10 @@ def check_order(stages: tuple[st.Stage, ...]) -> None:
     frames: list[dict[str, Any]] = [{}]
     for stage in stages:
         _check_declarations(stage)
-        if isinstance(stage, st.enter_scope):
+        if isinstance(stage, enter_scope):
             frames.append({})
             continue
-        if isinstance(stage, st.exit_scope):
+        if isinstance(stage, exit_scope):
             frames.pop()
             if frames[-1].get("captured"):
                 frames[-1]["written by"] = "scope"
@@ -98,7 +99,7 @@ def check_rounding(stages: tuple[st.Stage, ...], selectors: tuple[Selectors, ...
     """Raise if a stage writes an update that has been made to land on a 16-bit value."""
     rounding: list[tuple[st.Stage, Selectors]] = []
     for stage, inside in zip(stages, selectors, strict=True):
-        if isinstance(stage, (st.enter_scope, st.exit_scope)):
+        if isinstance(stage, (enter_scope, exit_scope)):
             continue
         for before, other in rounding:
             if getattr(stage, "writes", True) and not _apart(inside, other):

@@ -13,6 +13,7 @@ from gradtx._core.functions import CHOICE, watch
 from gradtx._core.order import Selectors, check_order, check_rounding, label
 from gradtx._core.rules import Rules, units_of
 from gradtx._core.schedule import Schedule
+from gradtx._core.scopes import enter_scope, exit_scope
 from gradtx._core.slots import Slot
 from gradtx._core.spec import fields_of
 from gradtx._core.storage import PlacedUnit, Unit
@@ -114,8 +115,8 @@ def placed(tx: Any, inside: Selectors = (), rules: tuple[Rules, ...] = ()) -> li
 
 def _scoped(stages: Any, inside: Selectors, rules: tuple[Rules, ...]) -> list[Placed]:
     flat = [one for part in stages for one in placed(part, inside, rules)]
-    enter = st.enter_scope(_use(stages))
-    return [Placed(enter, inside, ()), *flat, Placed(st.exit_scope(), inside, ())]
+    enter = enter_scope(_use(stages))
+    return [Placed(enter, inside, ()), *flat, Placed(exit_scope(), inside, ())]
 
 
 def codecs(places: list[Placed]) -> tuple[Unit, ...]:

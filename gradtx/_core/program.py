@@ -194,13 +194,13 @@ def leaf_kind(
     if key not in plan.kinds:
         this = plan.segments[segment]
         compute = dtypes.compute_dtype(grad if param is None else param)
-        rounding = param is not None and any(plan.skeletons[i].rounds for i in active)
+        rounded = param if any(plan.skeletons[i].rounds for i in active) else None
         other = dict(instead)
         kind = LeafKind(
             stages=tuple(other.get(i, plan.skeletons[i]) for i in active),
             compute=compute,
             out=out_dtype(param, grad, rounds=plan.rounds) if this.last else compute,
-            param=param if rounding else compute,  # type: ignore[arg-type]
+            param=compute if rounded is None else rounded,
             last=this.last,
             keep=this.keep,
             apart=this.apart,

@@ -269,27 +269,6 @@ class Foreign(Opaque):
         return f"{update.__module__.split('.')[0]}.{name.split('.<locals>')[0]}" if name else repr(update)
 
 
-class enter_scope(Leafwise):
-    """Start a scope: what flows in is its gradient."""
-
-    clamp: str = ""
-
-    ignores_zeros: ClassVar[bool] = True
-
-    def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
-        return Signal(update=signal.update, param=signal.param, outer=signal, clamp=self.clamp)
-
-
-class exit_scope(Leafwise):
-    """End a scope: what flows out is an update to those outside."""
-
-    ignores_zeros: ClassVar[bool] = True
-
-    def emit(self, s: SimpleNamespace, slots: dict[str, jax.Array], signal: Signal) -> Signal:
-        assert signal.outer is not None
-        return signal.outer.write(signal.update).replace(sense=signal.outer.sense.times(signal.sense))
-
-
 def rounds_parameters(tx: Any) -> bool:
     """Whether a stage of this transformation, anywhere in it, rounds parameters."""
     parts = (*getattr(tx, "stages", ()), *getattr(tx, "transforms", ()))

@@ -16,9 +16,10 @@ from gradtx._core import run, trees
 from gradtx._core.dtypes import is_inexact, scalar_dtype
 from gradtx._core.order import label
 from gradtx._core.plan import Segment, one_by_one
+from gradtx._core.scopes import enter_scope, exit_scope
 from gradtx._core.signal import Signal
 from gradtx._core.slots import scalar_like_parameters
-from gradtx._core.stages import Opaque, Stage, Wrapped, enter_scope, exit_scope
+from gradtx._core.stages import Opaque, Stage, Wrapped
 from gradtx._wrappers.wrapping import Conditional, inside
 
 
@@ -109,7 +110,7 @@ def diagnosis(
             _at(y, at) if yes else jnp.zeros((), scalar_dtype())
             for y, yes in zip((x, *others), (True, *known), strict=True)
         ]
-        events.append(Event(stage, paths[leaf], what, x.shape, known))  # type: ignore[arg-type]
+        events.append(Event(stage, paths[leaf], what, x.shape, known))
         rows.append((jnp.any(bad), at.astype(jnp.int32), jnp.stack(values)))
 
     def watch(segment: Segment, before: list[Any], after: list[Any], kept: list[Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,24 +15,25 @@ from gradtx._core.signal import Signal
 
 
 @jax.jit
-def leaf_norm(x: jax.Array) -> jax.Array:
+def leaf_norm(x: jax.Array, factor: jax.Array | None = None) -> jax.Array:
     """The Euclidean norm of an array of float32 or wider: a real scalar, 0 for an empty array.
 
     The squares are summed at three scales, each for the range where the others over- or underflow: Blue's algorithm
     (ACM TOMS 4(1), 1978) with the scale chosen once for the whole array. Jitted, so that arrays of one shape are traced once.
+
+    Args:
+        x: the array.
+        factor: a scalar; the norm is that of `x * factor`, which need not be written, since it goes in behind the sums.
     """
+
+    def times(norm: jax.Array) -> jax.Array:
+        return norm if factor is None else norm * jnp.abs(factor)
+
     plain = jnp.sum(square(x))
-    return unless(_is_ordinary(plain), lambda x, plain: safe_sqrt(plain), _norm_of_extremes, x, plain)
-
-
-@jax.jit
-def norm_of_product(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """`leaf_norm(x * factor)`, for which the product need not be written: the factor goes in behind the sums."""
-    factor, plain = jnp.abs(factor), jnp.sum(square(x))
     return unless(
         _is_ordinary(plain),
-        lambda x, plain: safe_sqrt(plain) * factor,
-        lambda x, plain: _norm_of_extremes(x, plain, factor),
+        lambda x, plain: times(safe_sqrt(plain)),
+        lambda x, plain: _norm_of_extremes(x, plain, times),
         x,
         plain,
     )
@@ -46,12 +49,11 @@ def _is_ordinary(plain: jax.Array) -> jax.Array:
     return (plain >= 2.0 ** -(_reach(plain.dtype) * 3 // 4)) & (plain < jnp.inf)
 
 
-def _norm_of_extremes(x: jax.Array, plain: jax.Array, factor: jax.Array | None = None) -> jax.Array:
+def _norm_of_extremes(x: jax.Array, plain: jax.Array, times: Callable[[jax.Array], jax.Array]) -> jax.Array:
     shrink, grow = (jnp.asarray(2.0 ** (sign * _reach(plain.dtype)), plain.dtype) for sign in (-1, 1))
     shrunk, grown = sum_of_scaled_squares(x, shrink), sum_of_scaled_squares(x, grow)
     large = ~(plain < jnp.inf)
-    norm = safe_sqrt(jnp.where(large, shrunk, grown))
-    return (norm if factor is None else norm * factor) / jnp.where(large, shrink, grow)
+    return times(safe_sqrt(jnp.where(large, shrunk, grown))) / jnp.where(large, shrink, grow)
 
 
 def sum_of_scaled_squares(x: jax.Array, unit: jax.Array) -> jax.Array:
@@ -73,13 +75,8 @@ def leaf_rms(x: jax.Array) -> jax.Array:
 
 def norm_of_updates(signals: list[Signal]) -> jax.Array:
     """The `tree_norm` of updates. One that was scaled need not be written for it."""
-
-    def one(signal: Signal) -> jax.Array:
-        if signal.product is None:
-            return leaf_norm(signal.update).astype(scalar_dtype())
-        return norm_of_product(*signal.product).astype(scalar_dtype())
-
-    return leaf_norm(jnp.stack(list(map(one, signals))))
+    parts = [leaf_norm(*(signal.product or (signal.update,))) for signal in signals]
+    return leaf_norm(jnp.stack([part.astype(scalar_dtype()) for part in parts]))
 
 
 def tree_norm(arrays: list[jax.Array]) -> jax.Array:

@@ -10,8 +10,8 @@ import numpy as np
 
 from gradtx._core import dtypes
 from gradtx._core.order import label
+from gradtx._core.scopes import enter_scope
 from gradtx._core.slots import State
-from gradtx._core.stages import enter_scope
 from gradtx._primitives.bias_correction import bias_correction
 from gradtx._primitives.deltas import scale_by_delta_rms
 from gradtx._primitives.infinity_norm import scale_by_infinity_norm
