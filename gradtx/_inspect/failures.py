@@ -73,7 +73,7 @@ class Event(NamedTuple):
     leaf: str
     what: str
     shape: tuple[int, ...]
-    known: tuple[bool, bool, bool]  # what came in, the gradient, the parameter
+    known: tuple[bool, ...]  # what came in, the gradient, the parameter
 
 
 @jax.tree_util.register_dataclass
